@@ -1,0 +1,273 @@
+//! The catalogue: everything an organisation declares, and the changes that make it so.
+//!
+//! Declared state enters by `apply`, the API or the pages as [`Change`]s, each recorded in the journal with its actor.
+//! The catalogue here is what they add up to: read by every call from memory, never written but by the ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::budget::Budget;
+use super::filter::{Dimension, glob};
+use super::identity::{Environment, ServiceKind};
+use super::time::Micros;
+use super::usage::Component;
+
+/// The organisation itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Organisation {
+    pub name: String,
+    /// IANA name; days, months, budgets and reports are cut in it unless they name another.
+    pub time_zone: String,
+    /// 1 to 12.
+    pub fiscal_year_start_month: u8,
+}
+
+impl Default for Organisation {
+    fn default() -> Organisation {
+        Organisation { name: "Organisation".into(), time_zone: "UTC".into(), fiscal_year_start_month: 1 }
+    }
+}
+
+/// A person or team that answers for services. One that is only mentioned is a team without contact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub id: String,
+    pub kind: OwnerKind,
+    pub name: Option<String>,
+    pub email: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnerKind {
+    Person,
+    #[default]
+    Team,
+}
+
+/// A catalogued piece of software that calls models.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub id: String,
+    pub application: String,
+    pub kind: ServiceKind,
+    pub owner: String,
+    pub business_unit: String,
+    pub cost_centre: Option<String>,
+    pub tenant: Option<String>,
+    pub purpose: Option<String>,
+    /// What its callers may say about themselves: `workflow`, `run`, `batch`, `prompt_class`, `agent`, `tenant`, `end_user`.
+    pub caller_fields: BTreeSet<String>,
+    /// Values `wb-tenant` may take (globs), for a service that works for several tenants.
+    pub tenants: Vec<String>,
+    /// Values `wb-workflow` may take (globs); empty = any slug.
+    pub workflows: Vec<String>,
+    /// Values `wb-prompt-class` may take.
+    pub prompt_classes: Vec<String>,
+}
+
+/// A virtual key as stored: everything but the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// `wbk_` and the key id, 16 characters.
+    pub id: String,
+    /// HMAC-SHA-256 of the whole secret under the pepper.
+    pub hash: [u8; 32],
+    pub service: String,
+    pub environment: Environment,
+    pub created_at: Micros,
+    /// Absent only where the operator said `never`.
+    pub expires_at: Option<Micros>,
+    pub status: KeyStatus,
+    /// Models (globs) the key may ask for; absent = what policies allow.
+    pub allow_models: Option<Vec<String>>,
+    pub note: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyStatus {
+    Active,
+    Suspended,
+    Revoked,
+}
+
+/// Where calls go. The credential is not here: see the store's sealed secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provider {
+    pub id: String,
+    /// `openai`, `anthropic`, or the name of a look-alike that speaks `openai`.
+    pub dialect: String,
+    /// What that vendor's own SDK takes as its base URL.
+    pub base_url: String,
+    /// May resolve to loopback and private addresses.
+    pub internal: bool,
+    /// Models (globs) of bare `/v1` requests it serves; empty = all of its dialect.
+    pub models: Vec<String>,
+    /// Which price list.
+    pub price_as: String,
+    /// Seconds without a byte before the upstream is given up.
+    pub idle_timeout_s: u32,
+    /// What becomes of the upstream when the caller hangs up.
+    pub on_client_abort: OnClientAbort,
+    /// The first provider in this order that fits serves a bare request.
+    pub position: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnClientAbort {
+    /// Stops the cost where the vendor stops.
+    #[default]
+    Cancel,
+    /// Reads on, up to 30 s, for the true usage.
+    Drain,
+}
+
+/// A rule on what may be called. More rules come with *Budgets that hold*.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    pub id: String,
+    pub matches: BTreeMap<Dimension, String>,
+    /// Only these models (globs).
+    pub allow_models: Option<Vec<String>>,
+    /// Not these models (globs).
+    pub deny_models: Vec<String>,
+    /// Vendor paths we do not meter may pass although a hard budget covers the caller.
+    pub allow_unmetered: bool,
+    /// A model without a price may be called although a hard budget covers the caller; its cost stays unknown.
+    pub allow_unpriced: bool,
+    /// A call whose input we cannot see (stored conversation, files, hosted search) may pass under a hard budget without
+    /// holding the model's whole context window.
+    pub allow_unbounded: bool,
+    pub position: u32,
+}
+
+/// A price that replaces or adds to the shipped price book.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriceOverride {
+    /// Price list.
+    pub provider: String,
+    pub model: String,
+    pub component: Component,
+    /// Decimal US dollars for `per` units.
+    pub usd: String,
+    pub per: u64,
+    /// Inclusive; absent = always.
+    pub effective_from: Option<Micros>,
+    pub note: Option<String>,
+}
+
+/// Where alerts go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    pub id: String,
+    pub webhook: String,
+}
+
+/// One change of declared state. `None` as the value removes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    Organisation(Organisation),
+    Owner(String, Option<Owner>),
+    Service(String, Option<Service>),
+    Key(String, Option<Key>),
+    Provider(String, Option<Provider>),
+    Policy(String, Option<Policy>),
+    Notify(String, Option<Notify>),
+    Budget(String, Option<Budget>),
+    /// All overrides of one (price list, model) together.
+    Price {
+        provider: String,
+        model: String,
+        prices: Vec<PriceOverride>,
+    },
+}
+
+impl Change {
+    /// The noun and id the change is about.
+    pub fn subject(&self) -> (&'static str, String) {
+        match self {
+            Change::Organisation(_) => ("organisation", "organisation".into()),
+            Change::Owner(id, _) => ("owner", id.clone()),
+            Change::Service(id, _) => ("service", id.clone()),
+            Change::Key(id, _) => ("key", id.clone()),
+            Change::Provider(id, _) => ("provider", id.clone()),
+            Change::Policy(id, _) => ("policy", id.clone()),
+            Change::Notify(id, _) => ("notify", id.clone()),
+            Change::Budget(id, _) => ("budget", id.clone()),
+            Change::Price { provider, model, .. } => ("price", format!("{provider}/{model}")),
+        }
+    }
+}
+
+/// All declared state. Cloning copies pointers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalogue {
+    /// Counts changes; recorded on every call.
+    pub revision: u64,
+    /// Counts price changes: the version of the price book in force (1 = the shipped one).
+    pub price_book: u32,
+    pub organisation: Arc<Organisation>,
+    pub owners: BTreeMap<String, Arc<Owner>>,
+    pub services: BTreeMap<String, Arc<Service>>,
+    pub keys: BTreeMap<String, Arc<Key>>,
+    pub providers: BTreeMap<String, Arc<Provider>>,
+    pub policies: BTreeMap<String, Arc<Policy>>,
+    pub notify: BTreeMap<String, Arc<Notify>>,
+    pub budgets: BTreeMap<String, Arc<Budget>>,
+    /// (price list, model) → overrides.
+    pub prices: BTreeMap<(String, String), Arc<Vec<PriceOverride>>>,
+}
+
+impl Catalogue {
+    /// Makes one change so.
+    pub fn apply(&mut self, change: Change) {
+        fn put<T>(map: &mut BTreeMap<String, Arc<T>>, id: String, value: Option<T>) {
+            match value {
+                Some(value) => drop(map.insert(id, Arc::new(value))),
+                None => drop(map.remove(&id)),
+            }
+        }
+        self.revision += 1;
+        match change {
+            Change::Organisation(o) => self.organisation = Arc::new(o),
+            Change::Owner(id, v) => put(&mut self.owners, id, v),
+            Change::Service(id, v) => put(&mut self.services, id, v),
+            Change::Key(id, v) => put(&mut self.keys, id, v),
+            Change::Provider(id, v) => put(&mut self.providers, id, v),
+            Change::Policy(id, v) => put(&mut self.policies, id, v),
+            Change::Notify(id, v) => put(&mut self.notify, id, v),
+            Change::Budget(id, v) => put(&mut self.budgets, id, v),
+            Change::Price { provider, model, prices } => {
+                self.price_book += 1;
+                if prices.is_empty() {
+                    self.prices.remove(&(provider, model));
+                } else {
+                    self.prices.insert((provider, model), Arc::new(prices));
+                }
+            }
+        }
+    }
+
+    /// Providers in the order in which bare requests look for one.
+    pub fn providers_in_order(&self) -> Vec<&Arc<Provider>> {
+        let mut list: Vec<_> = self.providers.values().collect();
+        list.sort_by_key(|p| (p.position, &p.id));
+        list
+    }
+
+    /// Policies in the order in which they are looked at.
+    pub fn policies_in_order(&self) -> Vec<&Arc<Policy>> {
+        let mut list: Vec<_> = self.policies.values().collect();
+        list.sort_by_key(|p| (p.position, &p.id));
+        list
+    }
+}
+
+/// Whether every pair of a budget's or policy's `match` fits a call. Values are globs.
+pub fn covers<'a>(matches: &BTreeMap<Dimension, String>, value: impl Fn(Dimension) -> Option<&'a str>) -> bool {
+    matches.iter().all(|(dimension, pattern)| value(*dimension).is_some_and(|v| glob(pattern, v)))
+}

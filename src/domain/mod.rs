@@ -1,0 +1,24 @@
+//! The nouns of the product and their invariants. This layer imports nothing of ours and does no I/O.
+
+pub mod budget;
+pub mod call;
+pub mod catalogue;
+pub mod filter;
+pub mod id;
+pub mod identity;
+pub mod key;
+pub mod money;
+pub mod refusal;
+pub mod time;
+pub mod usage;
+
+pub use budget::{Budget, Enforcement, Limit, Metric, PeriodKind};
+pub use call::{Call, CostBasis, CostLine, Outcome, UsageBasis};
+pub use catalogue::{Catalogue, Change, Key, Organisation, Owner, Policy, PriceOverride, Provider, Service};
+pub use filter::{Dimension, Filter, Match};
+pub use id::CallId;
+pub use identity::{Assurance, Attribution, Charge, Environment, ServiceKind};
+pub use money::Money;
+pub use refusal::{Code, Refusal};
+pub use time::Micros;
+pub use usage::{Component, Usage};

@@ -1,0 +1,7 @@
+//! The truth: entries, their canonical bytes, the Merkle tree over them, and the state machine they drive.
+//!
+//! Everything here is pure: no clock, no I/O, no randomness. `decide` turns a request into entries, `apply` turns an entry
+//! into a new state; replay only applies, so that a later version of the rules cannot change history.
+
+pub mod entry;
+pub mod request;

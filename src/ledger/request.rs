@@ -1,0 +1,125 @@
+//! What the writer is asked, and what it answers. A request is not an entry: `decide` makes entries of it.
+
+use crate::domain::{CallId, Change, Code, Micros, Money};
+
+use super::entry::{Admit, Deny, Erasable, Settle};
+
+/// A request to the state machine.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Admit(Box<AdmitRequest>),
+    /// Ends the open attempt of a call. Ending it again changes nothing.
+    Settle {
+        call: CallId,
+        attempt: u8,
+        settle: Box<Settle>,
+        erasable: Box<Erasable>,
+    },
+    /// The vendor's id and state of an open job (background response), so that its result finds it.
+    Job {
+        call: CallId,
+        attempt: u8,
+        vendor_id: String,
+        state: String,
+    },
+    /// Records a refusal that was decided at the edge.
+    Deny {
+        deny: Box<Deny>,
+        erasable: Box<Erasable>,
+    },
+    /// Declared state; all or nothing. `openings`: what the budgets among the changes had already posted, computed by
+    /// the store from the views and the unapplied tail.
+    Declare {
+        actor: String,
+        changes: Vec<Change>,
+        openings: Vec<(String, super::entry::Opening)>,
+        reason: Option<String>,
+    },
+    /// Something an operator did that changes no declared state (signed in, exported).
+    Admin {
+        actor: String,
+        action: String,
+        subject: Option<String>,
+        reason: Option<String>,
+    },
+    /// Start-up: settle whatever died with the process. Jobs live at the vendor and stay open.
+    InterruptAll,
+    /// Settle what has outlived its lease.
+    ExpireLeases,
+    Gap {
+        reason: String,
+        count: u64,
+        quotes: Option<String>,
+    },
+}
+
+/// A call that wants to go upstream.
+#[derive(Clone, Debug)]
+pub struct AdmitRequest {
+    /// As it will be recorded; `hold`, `holds`, `output_bound` and `output_limit` are filled in by `decide`.
+    pub admit: Admit,
+    pub erasable: Erasable,
+    /// Cost that does not depend on the output: input at its upper bound, request fees.
+    pub fixed: Money,
+    /// Price of one output token; absent = the model has no price.
+    pub per_output_token: Option<Money>,
+    /// Output tokens wanted: the caller's own cap, else the model's maximum (all choices together).
+    pub output_wanted: u64,
+    /// The caller set no cap and the dialect can write one into the request: `decide` may lower the output to what the
+    /// budgets afford, but not under 256 tokens.
+    pub may_limit_output: bool,
+    /// How many answers the cap is for (`n`): tokens held are cap × choices.
+    pub choices: u64,
+    /// The caller's `wb-max-cost`.
+    pub max_cost: Option<Money>,
+    /// A call without a price may go although a hard budget covers it.
+    pub allow_unpriced: bool,
+    /// A path we do not meter may go although a hard budget covers the caller.
+    pub allow_unmetered: bool,
+}
+
+/// The answer to a request, given once it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Admitted(Admitted),
+    Denied(Denied),
+    /// A settlement: the sequence of its entry. `false`: the attempt was not open (any more), nothing changed.
+    Settled {
+        seq: Option<u64>,
+        changed: bool,
+    },
+    Recorded {
+        seq: u64,
+    },
+    Declared {
+        revision: u64,
+    },
+}
+
+/// Go: with this hold, under this cap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Sequence of the ADMIT.
+    pub seq: u64,
+    /// Journal time: the instant that counts.
+    pub at: Micros,
+    pub hold: Money,
+    /// To be written into the request, in tokens.
+    pub output_limit: Option<u64>,
+    /// What the tightest money budget has left after this hold.
+    pub remaining: Option<Money>,
+    /// A budget past a warning threshold (settled + held): its id and percent used.
+    pub warning: Option<(String, u16)>,
+}
+
+/// Refused by a budget or because the catalogue moved on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    pub seq: u64,
+    pub at: Micros,
+    pub code: Code,
+    pub by: Option<String>,
+    pub message: String,
+    pub resets_at: Option<Micros>,
+    pub remaining: Option<Money>,
+}

@@ -1,0 +1,8 @@
+pub mod domain;
+
+pub mod config;
+pub mod dialect;
+pub mod ledger;
+pub mod pricing;
+pub mod report;
+pub mod store;

@@ -1,0 +1,99 @@
+//! Answers questions about the past: calls, receipts, spend. Reads views and the unapplied tail, changes nothing.
+
+use crate::domain::{Call, Dimension, Filter, Micros, Money, Usage};
+use crate::ledger::entry::{Erasable, Kind};
+
+/// Up to which entry an answer is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AsOf {
+    /// Entries with a smaller sequence are in.
+    pub seq: u64,
+    pub at: Micros,
+}
+
+/// Calls, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct CallPage {
+    pub calls: Vec<Call>,
+    /// Where the next page begins; absent at the end.
+    pub next_cursor: Option<String>,
+    pub as_of: AsOf,
+}
+
+/// The width of a bucket, cut in the query's time zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Step {
+    #[default]
+    None,
+    Hour,
+    Day,
+    Week,
+    Month,
+}
+
+/// A question about spend.
+#[derive(Clone, Debug)]
+pub struct SpendQuery {
+    pub filter: Filter,
+    /// Group by these, in this order; empty = one row.
+    pub by: Vec<Dimension>,
+    pub step: Step,
+    /// IANA name.
+    pub time_zone: String,
+}
+
+/// What is added up. Sums of known values; `unpriced` says how many calls have an unknown cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Measures {
+    /// Admitted calls.
+    pub calls: u64,
+    pub refused: u64,
+    pub failed: u64,
+    pub unpriced: u64,
+    /// Calls whose usage was counted or estimated by us.
+    pub estimated: u64,
+    pub tool_calls: u64,
+    pub usage: Usage,
+    pub cost: Money,
+    pub avoided: Money,
+    pub total_ms: u64,
+}
+
+/// One row of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpendRow {
+    /// Values of `by`, in its order; `None` = calls without one.
+    pub key: Vec<Option<String>>,
+    /// Start of the bucket in the query's zone: `2026-11-23`, `2026-11-23T18:00`, `2026-11`.
+    pub bucket: Option<String>,
+    pub measures: Measures,
+}
+
+/// The answer: rows by cost, dearest first, and the total over all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Spend {
+    pub rows: Vec<SpendRow>,
+    pub total: Measures,
+    pub as_of: AsOf,
+}
+
+/// One call with everything that proves it.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    pub call: Call,
+    pub entries: Vec<ReceiptEntry>,
+    pub tree_size: u64,
+    pub root: [u8; 32],
+}
+
+/// An entry of a call's life.
+#[derive(Clone, Debug)]
+pub struct ReceiptEntry {
+    pub seq: u64,
+    pub ts: Micros,
+    pub kind: Kind,
+    pub leaf_hash: [u8; 32],
+    /// Inclusion path in the tree of `Receipt::tree_size`, leaf first.
+    pub path: Vec<[u8; 32]>,
+    pub erasable: Erasable,
+}
