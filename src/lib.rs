@@ -5,4 +5,5 @@ pub mod dialect;
 pub mod ledger;
 pub mod pricing;
 pub mod report;
+pub mod rollup;
 pub mod store;

@@ -1,15 +1,9 @@
 //! Answers questions about the past: calls, receipts, spend. Reads views and the unapplied tail, changes nothing.
 
-use crate::domain::{Call, Dimension, Filter, Micros, Money, Usage};
+use crate::domain::{Call, Dimension, Filter, Micros};
 use crate::ledger::entry::{Erasable, Kind};
-
-/// Up to which entry an answer is complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AsOf {
-    /// Entries with a smaller sequence are in.
-    pub seq: u64,
-    pub at: Micros,
-}
+pub use crate::rollup::Measures;
+pub use crate::store::AsOf;
 
 /// Calls, newest first.
 #[derive(Clone, Debug, Default)]
@@ -40,23 +34,6 @@ pub struct SpendQuery {
     pub step: Step,
     /// IANA name.
     pub time_zone: String,
-}
-
-/// What is added up. Sums of known values; `unpriced` says how many calls have an unknown cost.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Measures {
-    /// Admitted calls.
-    pub calls: u64,
-    pub refused: u64,
-    pub failed: u64,
-    pub unpriced: u64,
-    /// Calls whose usage was counted or estimated by us.
-    pub estimated: u64,
-    pub tool_calls: u64,
-    pub usage: Usage,
-    pub cost: Money,
-    pub avoided: Money,
-    pub total_ms: u64,
 }
 
 /// One row of an answer.

@@ -12,7 +12,6 @@ use crate::domain::call::BudgetHold;
 use crate::domain::{Call, CallId, Catalogue, Filter, Micros, Money};
 use crate::ledger::entry::{Entry, Erasable};
 use crate::ledger::request::{Reply, Request};
-use crate::report::AsOf;
 
 pub use clock::Clock;
 
@@ -58,6 +57,14 @@ pub enum StoreError {
     Refused(String),
     #[error("the store is closed")]
     Closed,
+}
+
+/// Up to which entry an answer is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AsOf {
+    /// Entries with a smaller sequence are in.
+    pub seq: u64,
+    pub at: Micros,
 }
 
 /// A handle on the one ledger of this process; clones are cheap and equal. Dropping the last one does not close it: call
