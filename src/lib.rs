@@ -7,3 +7,5 @@ pub mod pricing;
 pub mod report;
 pub mod rollup;
 pub mod store;
+
+pub mod cli;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary: what the command line says, and its exit code.
+
+fn main() -> std::process::ExitCode {
+    weighbridge::cli::run()
+}

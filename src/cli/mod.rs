@@ -1,0 +1,118 @@
+//! The command line: noun, then verb. One file per noun; a noun is a clap `Command` with a `run` that ends in [`Failure`]
+//! or nothing.
+//!
+//! Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 64 wrong configuration, 69 cannot reach or open.
+
+pub mod key;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+use crate::store::StoreError;
+
+/// Weighs every call to a language model at the gate: who made it, for whom, what it may cost, what it did cost
+#[derive(Debug, Parser)]
+#[command(name = "weighbridge", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Virtual keys
+    Key(key::Command),
+}
+
+/// Why a command did not do what was asked: the words for standard error and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    pub message: String,
+    pub code: u8,
+}
+
+/// How a command ends.
+pub type Outcome = Result<(), Failure>;
+
+impl Failure {
+    /// The answer is no: a check found something.
+    pub fn no(message: impl ToString) -> Failure {
+        Failure { message: message.to_string(), code: 1 }
+    }
+
+    /// The command was used wrongly in a way clap cannot see.
+    pub fn usage(message: impl ToString) -> Failure {
+        Failure { message: message.to_string(), code: 2 }
+    }
+
+    /// The configuration is wrong.
+    pub fn config(message: impl ToString) -> Failure {
+        Failure { message: message.to_string(), code: 64 }
+    }
+
+    /// A file, a folder or a server cannot be reached or opened.
+    pub fn unreachable(message: impl ToString) -> Failure {
+        Failure { message: message.to_string(), code: 69 }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::config(error)
+    }
+}
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::unreachable(error)
+    }
+}
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::unreachable(format!("{error:#}"))
+    }
+}
+/// A pipe that was closed (`| head`) is no failure of ours, and nobody is left to read about it.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure { message: String::new(), code: 0 },
+            _ => Failure::unreachable(error),
+        }
+    }
+}
+
+/// Reads the command line, does it, says in one line what went wrong if something did.
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().noun {
+        Noun::Key(command) => command.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                // Nothing is left to do if even standard error is gone.
+                let _ = writeln!(std::io::stderr(), "weighbridge: {}", failure.message);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// A runtime for commands that speak to the ledger or to a server; `serve` and `demo` build their own.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}
