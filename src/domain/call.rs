@@ -175,6 +175,8 @@ pub struct Call {
     pub overhead_us: Option<u32>,
     /// What was odd about the answer (`cached_over_input`, `stream_truncated`, …).
     pub flags: Vec<String>,
+    /// How many requests this row is: 1, or more where refusals of unidentified callers were folded into one entry.
+    pub stands_for: u64,
 }
 
 impl Call {
