@@ -2,7 +2,7 @@
 
 use crate::domain::{Call, Dimension, Filter, Micros};
 use crate::ledger::entry::{Erasable, Kind};
-pub use crate::rollup::Measures;
+pub use crate::rollup::{Measures, Step};
 pub use crate::store::AsOf;
 
 /// Calls, newest first.
@@ -12,17 +12,6 @@ pub struct CallPage {
     /// Where the next page begins; absent at the end.
     pub next_cursor: Option<String>,
     pub as_of: AsOf,
-}
-
-/// The width of a bucket, cut in the query's time zone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Step {
-    #[default]
-    None,
-    Hour,
-    Day,
-    Week,
-    Month,
 }
 
 /// A question about spend.
@@ -41,7 +30,7 @@ pub struct SpendQuery {
 pub struct SpendRow {
     /// Values of `by`, in its order; `None` = calls without one.
     pub key: Vec<Option<String>>,
-    /// Start of the bucket in the query's zone: `2026-11-23`, `2026-11-23T18:00`, `2026-11`.
+    /// Start of the bucket in the query's zone: `2026-11-23`, `2026-11-23T18:00+01:00`, `2026-11`.
     pub bucket: Option<String>,
     pub measures: Measures,
 }
