@@ -9,3 +9,4 @@ pub mod rollup;
 pub mod store;
 
 pub mod cli;
+pub mod demo;

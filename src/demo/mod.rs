@@ -1,0 +1,8 @@
+//! The demo: the whole appliance with a provider of its own, an organisation, its history and its traffic.
+//!
+//! Nothing leaves the machine. [`sandbox`] is the provider; the rest is made by the same code and the same journal path
+//! as the real thing, so that what a newcomer sees is what they would get.
+
+pub mod client;
+pub mod random;
+pub mod sandbox;
