@@ -43,14 +43,32 @@ fn sources() -> Vec<(String, String, String)> {
     let src = root().join("src");
     let mut files = Vec::new();
     rust_files(&src, &mut files);
+    let only_for_tests: Vec<PathBuf> = files.iter().flat_map(|file| test_modules(file)).collect();
     files
+        .into_iter()
+        .filter(|path| !only_for_tests.iter().any(|test| path.with_extension("").starts_with(test)))
+        .collect::<Vec<_>>()
         .into_iter()
         .map(|path| {
             let name = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
             let module = name.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
             (name, module, without_tests(&without_comments(&fs::read_to_string(&path).unwrap())))
         })
-        .filter(|(name, _, _)| !name.ends_with("/tests.rs") && !name.contains("/tests/"))
+        .collect()
+}
+
+/// Modules that a file declares under `#[cfg(test)]`, as paths without extension.
+fn test_modules(file: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(file).unwrap();
+    let is_root = file.file_name().is_some_and(|name| name == "mod.rs" || name == "lib.rs" || name == "main.rs");
+    let folder = if is_root { file.parent().unwrap().to_path_buf() } else { file.with_extension("") };
+    text.split("#[cfg(test)]\n")
+        .skip(1)
+        .filter_map(|rest| {
+            let declared = rest.lines().next()?.trim().trim_start_matches("pub").trim_start_matches("(crate)").trim();
+            let name = declared.strip_prefix("mod ")?.strip_suffix(';')?;
+            Some(folder.join(name))
+        })
         .collect()
 }
 
