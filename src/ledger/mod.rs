@@ -3,5 +3,10 @@
 //! Everything here is pure: no clock, no I/O, no randomness. `decide` turns a request into entries, `apply` turns an entry
 //! into a new state; replay only applies, so that a later version of the rules cannot change history.
 
+pub mod cbor;
+pub mod codec;
 pub mod entry;
+mod field;
+pub mod leaf;
 pub mod request;
+pub mod tree;
