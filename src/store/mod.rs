@@ -4,6 +4,7 @@
 //! state, views and journal. It stands for the trait that a shared ledger may implement one day.
 
 pub mod clock;
+pub mod views;
 
 use std::path::Path;
 use std::sync::Arc;
