@@ -6,7 +6,14 @@ use crate::domain::Micros;
 
 /// What time it is.
 pub trait Clock: Send + Sync {
+    /// The present. The writer asks once for each request, in the order of the requests, before it decides.
     fn now(&self) -> Micros;
+
+    /// True while the clock is led through the past on purpose (the demo's history): its jumps against the monotonic
+    /// clock are meant, and no GAP entry is written for them. Never for a clock that tells the real time.
+    fn led(&self) -> bool {
+        false
+    }
 }
 
 /// The system's clock.
