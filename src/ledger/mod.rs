@@ -3,10 +3,15 @@
 //! Everything here is pure: no clock, no I/O, no randomness. `decide` turns a request into entries, `apply` turns an entry
 //! into a new state; replay only applies, so that a later version of the rules cannot change history.
 
+mod accounts;
 pub mod cbor;
 pub mod codec;
 pub mod entry;
 mod field;
+mod index;
 pub mod leaf;
 pub mod request;
+pub mod state;
 pub mod tree;
+
+pub use accounts::Position;

@@ -1,0 +1,132 @@
+//! Balances: what each period of each budget has posted and holds. Part of the state, changed by `apply` alone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Alert, Opening};
+use crate::domain::call::BudgetHold;
+
+/// Balances by budget.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounts {
+    /// A budget's periods in the order in which entries first touched them.
+    by_budget: BTreeMap<String, Vec<Period>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Period {
+    id: String,
+    posted: i128,
+    held: i128,
+    open_holds: u64,
+    /// Alerts raised: kind and threshold.
+    fired: Vec<(String, Option<u16>)>,
+}
+
+/// What one period of a budget has, in units of the budget's metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position<'a> {
+    pub budget: &'a str,
+    pub period: &'a str,
+    pub posted: i128,
+    pub held: i128,
+    pub open_holds: u64,
+}
+
+impl Position<'_> {
+    /// Settled + held.
+    pub fn used(&self) -> i128 {
+        self.posted.saturating_add(self.held)
+    }
+}
+
+impl Accounts {
+    pub fn iter(&self) -> impl Iterator<Item = Position<'_>> {
+        self.by_budget.iter().flat_map(|(budget, periods)| periods.iter().map(|p| p.position(budget)))
+    }
+
+    pub fn get<'a>(&'a self, budget: &'a str, period: &str) -> Option<Position<'a>> {
+        self.find(budget, period).map(|p| p.position(budget))
+    }
+
+    /// Whether this alert was raised in the period already.
+    pub fn has_fired(&self, budget: &str, period: &str, kind: &str, threshold: Option<u16>) -> bool {
+        self.find(budget, period).is_some_and(|p| p.has_fired(kind, threshold))
+    }
+
+    fn find(&self, budget: &str, period: &str) -> Option<&Period> {
+        self.by_budget.get(budget)?.iter().rev().find(|p| p.id == period)
+    }
+
+    // The period, made if this is the first entry that touches it; then all but the last two that nothing holds on go.
+    fn touch(&mut self, budget: &str, period: &str) -> &mut Period {
+        // Two lookups, but no copy of the id on the way every call takes.
+        if !self.by_budget.contains_key(budget) {
+            self.by_budget.insert(budget.to_owned(), Vec::with_capacity(2));
+        }
+        let periods = self.by_budget.get_mut(budget).expect("it was put there just now");
+        let at = match periods.iter().rposition(|p| p.id == period) {
+            Some(at) => at,
+            None => {
+                let keep_from = periods.len().saturating_sub(1);
+                let mut i = 0;
+                periods.retain(|p| {
+                    i += 1;
+                    i > keep_from || p.open_holds > 0
+                });
+                periods.push(Period::new(period));
+                periods.len() - 1
+            }
+        };
+        &mut periods[at]
+    }
+
+    pub(super) fn hold(&mut self, hold: &BudgetHold) {
+        let period = self.touch(&hold.budget, &hold.period);
+        period.held = period.held.saturating_add(hold.amount);
+        period.open_holds += 1;
+    }
+
+    /// A hold becomes what it came to. A budget that is gone takes nothing.
+    pub(super) fn post(&mut self, hold: &BudgetHold, amount: i128) {
+        let Some(periods) = self.by_budget.get_mut(&hold.budget) else { return };
+        let Some(period) = periods.iter_mut().rev().find(|p| p.id == hold.period) else { return };
+        period.held = period.held.saturating_sub(hold.amount);
+        period.open_holds = period.open_holds.saturating_sub(1);
+        period.posted = period.posted.saturating_add(amount);
+    }
+
+    /// What was posted before the budget, or its change, took effect.
+    pub(super) fn open_with(&mut self, budget: &str, openings: &[Opening]) {
+        for opening in openings {
+            self.touch(budget, &opening.period).posted = opening.posted;
+        }
+    }
+
+    pub(super) fn fired(&mut self, alert: &Alert) {
+        let period = self.touch(&alert.budget, &alert.period);
+        if !period.has_fired(&alert.kind, alert.threshold) {
+            period.fired.push((alert.kind.clone(), alert.threshold));
+        }
+    }
+
+    pub(super) fn remove(&mut self, budget: &str) {
+        self.by_budget.remove(budget);
+    }
+}
+
+impl Period {
+    fn new(id: &str) -> Period {
+        Period { id: id.to_owned(), posted: 0, held: 0, open_holds: 0, fired: Vec::new() }
+    }
+
+    fn has_fired(&self, kind: &str, threshold: Option<u16>) -> bool {
+        self.fired.iter().any(|(k, t)| k == kind && *t == threshold)
+    }
+
+    fn position<'a>(&'a self, budget: &'a str) -> Position<'a> {
+        let Period { id, posted, held, open_holds, .. } = self;
+        Position { budget, period: id, posted: *posted, held: *held, open_holds: *open_holds }
+    }
+}

@@ -1,0 +1,139 @@
+//! Which budgets cover a call, without looking at all of them; and which period they are in, without a calendar per call.
+//!
+//! Derived from the catalogue, so it is neither encoded nor compared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::entry::Admit;
+use crate::budget::{Calendar, Window};
+use crate::domain::catalogue::covers;
+use crate::domain::{Budget, Dimension, Micros};
+
+/// Budgets by one exact word of their `match`, the others apart.
+#[derive(Clone, Debug, Default)]
+pub struct BudgetIndex {
+    exact: BTreeMap<Dimension, BTreeMap<String, Vec<Arc<Covered>>>>,
+    /// Without an exact word: looked at for every call.
+    rest: Vec<Arc<Covered>>,
+    calendars: BTreeMap<String, Arc<Covered>>,
+    /// The period the newest hold on a budget was in.
+    windows: BTreeMap<String, Window>,
+}
+
+/// A budget ready for use.
+#[derive(Debug)]
+pub struct Covered {
+    pub budget: Arc<Budget>,
+    calendar: Calendar,
+}
+
+/// Two indexes of one catalogue are equal, whatever they remember.
+impl PartialEq for BudgetIndex {
+    fn eq(&self, _: &BudgetIndex) -> bool {
+        true
+    }
+}
+impl Eq for BudgetIndex {}
+
+// Most telling first: a budget is filed under the first of these it names without a `*`.
+const TELLING: [Dimension; 12] = [
+    Dimension::Run,
+    Dimension::Agent,
+    Dimension::Credential,
+    Dimension::Workflow,
+    Dimension::Service,
+    Dimension::Principal,
+    Dimension::Application,
+    Dimension::Owner,
+    Dimension::Tenant,
+    Dimension::CostCentre,
+    Dimension::BusinessUnit,
+    Dimension::Environment,
+];
+
+fn filed_under(budget: &Budget) -> Option<(Dimension, &str)> {
+    TELLING.into_iter().find_map(|d| budget.matches.get(&d).filter(|v| !v.contains('*')).map(|v| (d, v.as_str())))
+}
+
+impl BudgetIndex {
+    /// One budget changed, came or went. A budget whose periods cannot be cut covers nothing; none such is ever declared.
+    pub fn replace(&mut self, before: Option<&Arc<Budget>>, after: Option<&Arc<Budget>>) {
+        if let Some(old) = before {
+            self.windows.remove(&old.id);
+            self.calendars.remove(&old.id);
+            let list = self.list(old);
+            list.retain(|c| c.budget.id != old.id);
+        }
+        let Some(new) = after else { return };
+        let Ok(calendar) = Calendar::of(new) else { return };
+        let covered = Arc::new(Covered { budget: new.clone(), calendar });
+        self.calendars.insert(new.id.clone(), covered.clone());
+        let list = self.list(new);
+        let at = list.partition_point(|c| c.budget.id < new.id);
+        list.insert(at, covered);
+    }
+
+    fn list(&mut self, budget: &Budget) -> &mut Vec<Arc<Covered>> {
+        match filed_under(budget) {
+            Some((dimension, value)) => self.exact.entry(dimension).or_default().entry(value.to_owned()).or_default(),
+            None => &mut self.rest,
+        }
+    }
+
+    /// The budgets that cover a call, in ascending order of their ids.
+    pub fn covering(&self, admit: &Admit) -> Vec<&Arc<Covered>> {
+        let value = |d| dimension(admit, d);
+        let mut found: Vec<&Arc<Covered>> = Vec::with_capacity(8);
+        for (dimension, by_value) in &self.exact {
+            if let Some(list) = value(*dimension).and_then(|v| by_value.get(v)) {
+                found.extend(list.iter().filter(|c| covers(&c.budget.matches, value)));
+            }
+        }
+        found.extend(self.rest.iter().filter(|c| covers(&c.budget.matches, value)));
+        found.sort_unstable_by(|a, b| a.budget.id.cmp(&b.budget.id));
+        found
+    }
+
+    /// The period of a budget at an instant: remembered from the last hold, or cut anew.
+    pub fn window(&self, budget: &str, at: Micros) -> Option<std::borrow::Cow<'_, Window>> {
+        match self.windows.get(budget) {
+            Some(window) if window.contains(at) => Some(std::borrow::Cow::Borrowed(window)),
+            _ => self.calendars.get(budget).map(|c| std::borrow::Cow::Owned(c.calendar.window(at))),
+        }
+    }
+
+    /// Remembers the period a hold was put in.
+    pub fn remember(&mut self, budget: &str, period: &str, at: Micros) {
+        if self.windows.get(budget).is_some_and(|w| w.id == period) {
+            return;
+        }
+        if let Some(covered) = self.calendars.get(budget) {
+            self.windows.insert(budget.to_owned(), covered.calendar.window(at));
+        }
+    }
+}
+
+/// The value of a dimension, as far as a call has one when it is admitted: `model` is the one asked for.
+pub fn dimension(admit: &Admit, dimension: Dimension) -> Option<&str> {
+    let who = &admit.who;
+    match dimension {
+        Dimension::Tenant => who.tenant.as_deref(),
+        Dimension::BusinessUnit => Some(&who.business_unit),
+        Dimension::Application => Some(&who.application),
+        Dimension::Service => Some(&who.service),
+        Dimension::Agent => who.agent.as_deref(),
+        Dimension::Owner => Some(&who.owner),
+        Dimension::CostCentre => who.cost_centre.as_deref(),
+        Dimension::Environment => Some(who.environment.name()),
+        Dimension::Workflow => who.workflow.as_deref(),
+        Dimension::Run => who.run.as_deref(),
+        Dimension::Principal => Some(&who.principal),
+        Dimension::ChargedTo => who.charged_to.first().map(|c| c.service.as_str()),
+        Dimension::Provider => Some(&admit.provider),
+        Dimension::Model => admit.model.as_deref(),
+        Dimension::PromptClass => who.prompt_class.as_deref(),
+        Dimension::Credential => Some(&who.credential),
+        Dimension::Outcome => None,
+    }
+}

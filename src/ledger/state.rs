@@ -1,0 +1,388 @@
+//! What all entries so far add up to: the catalogue, open calls and jobs, balances. One pure function changes it.
+//!
+//! Bounded by what is declared and what is open, not by history: of each budget the current and the previous period are
+//! kept, and older ones while a call still holds on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::accounts::{Accounts, Position};
+use super::entry::{Admit, Body, Entry, Erasable, Settle};
+use super::index::BudgetIndex;
+use crate::budget::amount::actual;
+use crate::domain::call::BudgetHold;
+use crate::domain::{Budget, CallId, Catalogue, Change, Metric, Micros, Money, Usage};
+
+/// Version of the encoded state.
+const STATE_VERSION: u16 = 1;
+const MAGIC: &[u8; 4] = b"WBST";
+
+/// Why an entry cannot follow: the journal is not what this program wrote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    #[error("entry {found} where {expected} is next")]
+    Sequence { expected: u64, found: u64 },
+    #[error("entry {seq} is older than the one before it")]
+    Time { seq: u64 },
+    #[error("entry {seq} refers to {reference:?}, which is not an open call")]
+    NotOpen { seq: u64, reference: Option<u64> },
+    #[error("entry {seq} admits attempt {attempt} of call {call}, which is open already")]
+    AlreadyOpen { seq: u64, call: CallId, attempt: u8 },
+}
+
+/// Why bytes are not a state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    #[error("not a state of the ledger")]
+    Foreign,
+    #[error("the state has format {found}, this program knows {STATE_VERSION}")]
+    Version { found: u16 },
+    #[error("the state does not decode: {0}")]
+    Damaged(String),
+}
+
+/// One attempt of a call that has been admitted and not yet ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// Sequence of the ADMIT.
+    pub seq: u64,
+    /// Journal time of the ADMIT.
+    pub at: Micros,
+    pub call: CallId,
+    pub attempt: u8,
+    pub provider: String,
+    /// Lives at the vendor: no restart ends it.
+    pub job: bool,
+    /// The vendor's id of the job and its last known state.
+    pub vendor: Option<(String, String)>,
+    pub hold: Money,
+    /// There is a price: the hold is an upper bound and not just zero.
+    pub priced: bool,
+    /// Upper bound of input and output.
+    pub tokens: u64,
+    pub holds: Vec<OpenHold>,
+    pub lease_until: Micros,
+}
+
+/// A hold with the metric its amount is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenHold {
+    pub hold: BudgetHold,
+    pub metric: Metric,
+}
+
+impl Open {
+    /// The holds as the ADMIT had them.
+    pub fn budget_holds(&self) -> Vec<BudgetHold> {
+        self.holds.iter().map(|h| h.hold.clone()).collect()
+    }
+
+    /// What it costs if nothing else is ever known: its hold, unless there was no price to hold by.
+    pub fn cost_if_lost(&self) -> Option<Money> {
+        self.priced.then_some(self.hold)
+    }
+
+    // What the call itself needs of a metric, where a budget changes what it counts.
+    fn need(&self, metric: Metric) -> i128 {
+        match metric {
+            Metric::Usd => self.hold.0,
+            Metric::Tokens => self.tokens.into(),
+            Metric::Calls => 1,
+            Metric::ToolCalls => 0,
+        }
+    }
+}
+
+/// The state of one epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    next_seq: u64,
+    last_ts: Micros,
+    catalogue: Arc<Catalogue>,
+    /// By sequence of the ADMIT, so oldest first.
+    open: BTreeMap<u64, Open>,
+    accounts: Accounts,
+    /// Derived: the open attempt of a call.
+    by_call: BTreeMap<(CallId, u8), u64>,
+    /// Derived: provider → the vendor's id → ADMIT.
+    jobs: BTreeMap<String, BTreeMap<String, u64>>,
+    #[serde(skip)]
+    index: BudgetIndex,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State::new()
+    }
+}
+
+impl State {
+    /// Before the first entry. The price book is the shipped one, which counts as 1.
+    pub fn new() -> State {
+        State {
+            next_seq: 0,
+            last_ts: Micros(0),
+            catalogue: Arc::new(Catalogue { price_book: 1, ..Catalogue::default() }),
+            open: BTreeMap::new(),
+            accounts: Accounts::default(),
+            by_call: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            index: BudgetIndex::default(),
+        }
+    }
+
+    /// Sequence the next entry will have.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Journal time of the newest entry.
+    pub fn last_ts(&self) -> Micros {
+        self.last_ts
+    }
+
+    /// Declared state; a clone of the pointer stays as it is.
+    pub fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
+    }
+
+    /// Open attempts, oldest first.
+    pub fn running(&self) -> impl Iterator<Item = &Open> {
+        self.open.values()
+    }
+
+    /// The open attempt of a call.
+    pub fn open_attempt(&self, call: CallId, attempt: u8) -> Option<&Open> {
+        self.by_call.get(&(call, attempt)).and_then(|seq| self.open.get(seq))
+    }
+
+    /// All kept periods of all budgets, by budget, older first.
+    pub fn balances(&self) -> impl Iterator<Item = Position<'_>> {
+        self.accounts.iter()
+    }
+
+    /// What a budget's period has; nothing if no entry has touched it.
+    pub fn balance<'a>(&'a self, budget: &'a str, period: &str) -> Option<Position<'a>> {
+        self.accounts.get(budget, period)
+    }
+
+    /// Every declared budget with the period `at` is in: its id and its balance, zero where nothing was posted yet.
+    pub fn current(&self, at: Micros) -> Vec<(Arc<Budget>, String, i128, i128, u64)> {
+        let of = |budget: &Arc<Budget>| {
+            let window = self.index.window(&budget.id, at)?;
+            let p = self.accounts.get(&budget.id, &window.id);
+            let (posted, held, open) = p.map_or((0, 0, 0), |p| (p.posted, p.held, p.open_holds));
+            Some((budget.clone(), window.id.clone(), posted, held, open))
+        };
+        self.catalogue.budgets.values().filter_map(of).collect()
+    }
+
+    /// The open job with that id at the vendor.
+    pub fn job(&self, provider: &str, vendor_id: &str) -> Option<(CallId, u8)> {
+        let seq = self.jobs.get(provider)?.get(vendor_id)?;
+        self.open.get(seq).map(|open| (open.call, open.attempt))
+    }
+
+    pub(super) fn index(&self) -> &BudgetIndex {
+        &self.index
+    }
+
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// Applies the next entry. On an error nothing has changed.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+        let Entry { seq, ts, reference, body } = entry;
+        let (seq, ts) = (*seq, *ts);
+        if seq != self.next_seq {
+            return Err(ApplyError::Sequence { expected: self.next_seq, found: seq });
+        }
+        if ts < self.last_ts {
+            return Err(ApplyError::Time { seq });
+        }
+        match body {
+            Body::Admit(admit) => self.admit(seq, ts, admit)?,
+            Body::Settle(settle) => {
+                let open = self.take(seq, *reference)?;
+                self.post(&open, |h| posted_by(settle, h.metric));
+            }
+            Body::Interrupted { cost } => {
+                let open = self.take(seq, *reference)?;
+                let known = cost.is_some();
+                self.post(&open, |h| if known || h.metric != Metric::Usd { h.hold.amount } else { 0 });
+            }
+            Body::Batch { vendor_id, state } => self.job_state(seq, *reference, vendor_id, state)?,
+            Body::Catalogue { change, .. } | Body::Price { change, .. } => {
+                Arc::make_mut(&mut self.catalogue).apply((**change).clone());
+            }
+            Body::Budget { id, budget, opening, .. } => {
+                self.budget(id, budget.as_deref());
+                self.accounts.open_with(id, opening);
+            }
+            Body::Alert(alert) => self.accounts.fired(alert),
+            Body::Deny(_)
+            | Body::Admin { .. }
+            | Body::Overrun { .. }
+            | Body::Gap { .. }
+            | Body::Snapshot { .. }
+            | Body::Unknown { .. } => {}
+        }
+        self.next_seq = seq + 1;
+        self.last_ts = ts;
+        Ok(())
+    }
+
+    /// Takes in what an entry's erasable groups add to declared state: an owner's name and mail address. Call it after
+    /// [`State::apply`]; where the group was erased the owner is its id alone. No balance, sum or decision depends on it.
+    pub fn recall(&mut self, body: &Body, erasable: &Erasable) {
+        let Body::Catalogue { change, .. } = body else { return };
+        let (Change::Owner(id, Some(_)), Some(person)) = (&**change, &erasable.person) else { return };
+        let (name, email) = (person.claimed.get("name"), person.claimed.get("email"));
+        if (name, email) == (None, None) {
+            return;
+        }
+        if let Some(owner) = Arc::make_mut(&mut self.catalogue).owners.get_mut(id) {
+            let owner = Arc::make_mut(owner);
+            owner.name = name.cloned();
+            owner.email = email.cloned();
+        }
+    }
+
+    fn admit(&mut self, seq: u64, at: Micros, admit: &Admit) -> Result<(), ApplyError> {
+        let key = (admit.call, admit.attempt);
+        if self.by_call.contains_key(&key) {
+            return Err(ApplyError::AlreadyOpen { seq, call: admit.call, attempt: admit.attempt });
+        }
+        let budgets = &self.catalogue.budgets;
+        let metric = |id: &str| budgets.get(id).map_or(Metric::Usd, |b| b.limit.metric);
+        let holds: Vec<OpenHold> =
+            admit.holds.iter().map(|hold| OpenHold { metric: metric(&hold.budget), hold: hold.clone() }).collect();
+        for h in &holds {
+            self.accounts.hold(&h.hold);
+            self.index.remember(&h.hold.budget, &h.hold.period, at);
+        }
+        let open = Open {
+            seq,
+            at,
+            call: admit.call,
+            attempt: admit.attempt,
+            provider: admit.provider.clone(),
+            job: admit.job,
+            vendor: None,
+            hold: admit.hold,
+            priced: admit.price_model.is_some() || !admit.hold.is_zero(),
+            tokens: admit.input_bound.saturating_add(admit.output_bound),
+            holds,
+            lease_until: admit.lease_until,
+        };
+        self.open.insert(seq, open);
+        self.by_call.insert(key, seq);
+        Ok(())
+    }
+
+    // Ends an open attempt.
+    fn take(&mut self, seq: u64, reference: Option<u64>) -> Result<Open, ApplyError> {
+        let open = reference.and_then(|r| self.open.remove(&r)).ok_or(ApplyError::NotOpen { seq, reference })?;
+        self.by_call.remove(&(open.call, open.attempt));
+        if let Some((vendor_id, _)) = &open.vendor {
+            self.forget_job(&open.provider, vendor_id);
+        }
+        Ok(open)
+    }
+
+    fn forget_job(&mut self, provider: &str, vendor_id: &str) {
+        if let Some(jobs) = self.jobs.get_mut(provider) {
+            jobs.remove(vendor_id);
+            if jobs.is_empty() {
+                self.jobs.remove(provider);
+            }
+        }
+    }
+
+    fn post(&mut self, open: &Open, amount: impl Fn(&OpenHold) -> i128) {
+        for h in &open.holds {
+            self.accounts.post(&h.hold, amount(h));
+        }
+    }
+
+    fn job_state(&mut self, seq: u64, reference: Option<u64>, id: &str, state: &str) -> Result<(), ApplyError> {
+        let not_open = ApplyError::NotOpen { seq, reference };
+        let Some(open) = reference.and_then(|r| self.open.get_mut(&r)) else { return Err(not_open) };
+        open.job = true;
+        let (admit, provider) = (open.seq, open.provider.clone());
+        let before = open.vendor.replace((id.to_owned(), state.to_owned()));
+        if let Some((old, _)) = before.filter(|(old, _)| old != id) {
+            self.forget_job(&provider, &old);
+        }
+        self.jobs.entry(provider).or_default().insert(id.to_owned(), admit);
+        Ok(())
+    }
+
+    fn budget(&mut self, id: &str, budget: Option<&Budget>) {
+        let before = self.catalogue.budgets.get(id).cloned();
+        Arc::make_mut(&mut self.catalogue).apply(Change::Budget(id.to_owned(), budget.cloned()));
+        let after = self.catalogue.budgets.get(id);
+        self.index.replace(before.as_ref(), after);
+        let old_metric = before.map(|b| b.limit.metric);
+        match after.map(|b| b.limit.metric) {
+            // A removed budget takes its holds with it, so that one declared later under its id starts clean.
+            None => {
+                self.accounts.remove(id);
+                self.open.values_mut().for_each(|open| open.holds.retain(|h| h.hold.budget != id));
+            }
+            // It counts something else now: what is open is held in the new unit, what was posted in the old is gone.
+            Some(metric) if old_metric.is_some_and(|old| old != metric) => {
+                self.accounts.remove(id);
+                for open in self.open.values_mut() {
+                    let need = open.need(metric);
+                    for h in open.holds.iter_mut().filter(|h| h.hold.budget == id) {
+                        h.metric = metric;
+                        h.hold.amount = need;
+                        self.accounts.hold(&h.hold);
+                    }
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The state as bytes: a version envelope around postcard. Equal states give equal bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(STATE_VERSION.to_be_bytes());
+        // Writing into memory cannot fail, and every type here has a length.
+        postcard::to_extend(self, bytes).expect("a state is plain data that postcard can write")
+    }
+
+    /// Reads what [`State::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<State, StateError> {
+        let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
+        let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
+        match u16::from_be_bytes(*version) {
+            STATE_VERSION => {}
+            found => return Err(StateError::Version { found }),
+        }
+        let (mut state, left): (State, &[u8]) =
+            postcard::take_from_bytes(rest).map_err(|e| StateError::Damaged(e.to_string()))?;
+        if !left.is_empty() {
+            return Err(StateError::Damaged(format!("{} bytes left over", left.len())));
+        }
+        for budget in state.catalogue.budgets.values() {
+            state.index.replace(None, Some(budget));
+        }
+        Ok(state)
+    }
+}
+
+/// What a settlement posts to a budget of this metric.
+pub(super) fn posted_by(settle: &Settle, metric: Metric) -> i128 {
+    let usage: &Usage = &settle.usage;
+    actual(metric, settle.cost, usage, settle.tools_called)
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
