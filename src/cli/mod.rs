@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 64 wrong configuration, 69 cannot reach or open.
 
+pub mod config;
 pub mod key;
 
 use std::io::Write;
@@ -23,6 +24,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    /// The configuration file
+    Config(config::Command),
     /// Virtual keys
     Key(key::Command),
 }
@@ -87,6 +90,7 @@ impl From<std::io::Error> for Failure {
 /// Reads the command line, does it, says in one line what went wrong if something did.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().noun {
+        Noun::Config(command) => command.run(),
         Noun::Key(command) => command.run(),
     };
     match outcome {

@@ -1,0 +1,281 @@
+//! The file as written: one struct per section, as serde reads it. Field docs are the schema's descriptions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use crate::domain::catalogue::{OnClientAbort, OwnerKind};
+use crate::domain::{Dimension, Enforcement, PeriodKind, ServiceKind};
+
+use super::secret::SecretSource;
+
+/// Configuration of Weighbridge
+#[derive(JsonSchema)]
+#[schemars(rename = "weighbridge.toml", deny_unknown_fields)]
+#[allow(dead_code, reason = "the sections are read one by one; this struct is their list, for the schema")]
+pub(super) struct File {
+    pub server: Option<Server>,
+    pub organisation: Option<Organisation>,
+    #[schemars(default)]
+    pub provider: Vec<Provider>,
+    #[schemars(default)]
+    pub owner: Vec<Owner>,
+    #[schemars(default)]
+    pub service: Vec<Service>,
+    #[schemars(default)]
+    pub key: Vec<Key>,
+    #[schemars(default)]
+    pub price: Vec<Price>,
+    #[schemars(default)]
+    pub budget: Vec<Budget>,
+    #[schemars(default)]
+    pub policy: Vec<Policy>,
+    #[schemars(default)]
+    pub notify: Vec<Notify>,
+}
+
+/// Read at start
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    /// Address of the gateway: what software calls. Default 127.0.0.1:8700
+    pub listen: Option<String>,
+    /// Address of the web UI and the admin API. Default 127.0.0.1:8701
+    pub web_listen: Option<String>,
+    /// Folder of everything that is kept. Default ./weighbridge-data
+    pub data_dir: Option<String>,
+    /// An admin token for automation, at least 20 characters
+    pub operator_token: Option<SecretSource>,
+    /// strict: durable before forwarding (default); relaxed: forwarded first, durable within 50 ms
+    #[serde(default)]
+    pub durability: Durability,
+    /// Largest request body in bytes. Default 33554432
+    pub max_body_bytes: Option<u64>,
+    /// Most calls under way at once. Default 20000
+    pub max_concurrent: Option<u32>,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Durability {
+    #[default]
+    Strict,
+    Relaxed,
+}
+
+/// PEM files of the gateway's certificate
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    /// The certificate and its chain
+    pub cert: String,
+    /// Its private key
+    pub key: String,
+}
+
+/// The organisation itself
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Organisation {
+    pub name: String,
+    /// IANA name in which days, months and budgets are cut. Default UTC
+    pub time_zone: Option<String>,
+    /// 1 to 12. Default 1
+    pub fiscal_year_start_month: Option<u8>,
+}
+
+/// Where calls go
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Provider {
+    /// Its place in paths: {gateway}/{id}/…
+    pub id: String,
+    /// openai, anthropic, or the name of a vendor that speaks as OpenAI does
+    pub dialect: String,
+    /// What the vendor's own SDK takes as its base URL
+    pub base_url: String,
+    /// The vendor's credential
+    pub api_key: Option<SecretSource>,
+    /// Allows loopback and private addresses
+    #[serde(default)]
+    pub internal: bool,
+    /// Models (globs) of bare /v1 requests it serves; empty = all of its dialect
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Price list. Default: the one named like the id, else the dialect's
+    pub price_as: Option<String>,
+    /// Seconds without a byte before the upstream is given up. Default 300
+    pub idle_timeout_s: Option<u32>,
+    /// What becomes of the upstream when the caller hangs up
+    #[serde(default)]
+    pub on_client_abort: OnClientAbort,
+}
+
+/// A person or team that answers for services
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Owner {
+    pub id: String,
+    #[serde(default)]
+    pub kind: OwnerKind,
+    pub name: Option<String>,
+    pub email: Option<String>,
+}
+
+/// A piece of software that calls models
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    pub id: String,
+    /// Default: the service's id
+    pub application: Option<String>,
+    #[serde(default)]
+    pub kind: ServiceKind,
+    /// Id of a person or team; one that is not declared becomes a team without contact
+    pub owner: String,
+    pub business_unit: String,
+    pub cost_centre: Option<String>,
+    pub tenant: Option<String>,
+    pub purpose: Option<String>,
+    /// What its callers may say about themselves
+    #[serde(default)]
+    pub caller_fields: BTreeSet<String>,
+    /// Values wb-tenant may take (globs)
+    #[serde(default)]
+    pub tenants: Vec<String>,
+    /// Values wb-workflow may take (globs); empty = any
+    #[serde(default)]
+    pub workflows: Vec<String>,
+    /// Values wb-prompt-class may take
+    #[serde(default)]
+    pub prompt_classes: Vec<String>,
+}
+
+/// A key whose secret this file brings
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    pub service: String,
+    /// prod, pilot, test or exploratory
+    pub environment: String,
+    /// A well-formed key of that environment: `weighbridge key generate` prints one
+    pub secret: Option<SecretSource>,
+    /// A date (the last day it works), an instant, or "never". Default: the environment's maximum, from the first apply
+    pub expires: Option<String>,
+    /// Models (globs) it may ask for; absent = what policies allow
+    pub allow_models: Option<Vec<String>>,
+    pub note: Option<String>,
+}
+
+/// A price over the shipped ones, or beside them
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Price {
+    /// Price list
+    pub provider: String,
+    pub model: String,
+    /// input_tokens, output_tokens, cache_read_tokens, web_searches, …
+    pub component: String,
+    /// Decimal US dollars for a million units
+    pub usd_per_million: Option<String>,
+    /// Decimal US dollars for `per` units
+    pub usd: Option<String>,
+    pub per: Option<u64>,
+    /// Inclusive; absent = always
+    pub effective_from: Option<String>,
+    pub note: Option<String>,
+}
+
+/// A limit for a window of time
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Budget {
+    pub id: String,
+    /// All must fit for a call to be covered; empty covers every call
+    #[serde(rename = "match", default)]
+    #[schemars(schema_with = "dimensions")]
+    pub matches: BTreeMap<String, String>,
+    /// Decimal US dollars; exactly one limit
+    pub limit_usd: Option<String>,
+    pub limit_tokens: Option<u64>,
+    pub limit_calls: Option<u64>,
+    pub limit_tool_calls: Option<u64>,
+    pub period: PeriodKind,
+    /// Date from which periods are counted, for ones that do not begin with the calendar's
+    pub anchor: Option<String>,
+    /// IANA name. Default: the organisation's
+    pub time_zone: Option<String>,
+    #[serde(default)]
+    pub enforcement: Enforcement,
+    /// Percent of the limit. Default 50, 75, 90, 100
+    pub alert_at_percent: Option<Vec<u16>>,
+    #[serde(default)]
+    pub notify: Vec<String>,
+}
+
+/// What may be called
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    pub id: String,
+    #[serde(rename = "match", default)]
+    #[schemars(schema_with = "dimensions")]
+    pub matches: BTreeMap<String, String>,
+    /// Only these models (globs)
+    pub allow_models: Option<Vec<String>>,
+    /// Not these models (globs)
+    #[serde(default)]
+    pub deny_models: Vec<String>,
+    /// Vendor paths that are not metered may pass although a hard budget covers the caller
+    #[serde(default)]
+    pub allow_unmetered: bool,
+    /// Models without a price may be called although a hard budget covers the caller
+    #[serde(default)]
+    pub allow_unpriced: bool,
+    /// A call whose input cannot be seen may pass under a hard budget without holding the whole context window
+    #[serde(default)]
+    pub allow_unbounded: bool,
+}
+
+/// Where alerts go
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Notify {
+    pub id: String,
+    pub webhook: String,
+}
+
+/// Keys of the interface that this version reads nowhere: refused, since a limit that is not kept is worse than none.
+pub(super) const NOT_ENFORCED: &[(&str, &[&str])] = &[
+    ("", &["agent", "operator"]),
+    ("server", &["witness"]),
+    ("server.tls", &["client_ca"]),
+    ("service", &["charge_to", "risk_tier", "data_class", "expected_hours"]),
+    ("key", &["allow_routes", "allow_cidrs", "binding", "not_before", "caller_fields", "may_delegate", "max_depth"]),
+    ("budget", &["parent", "rollover", "grace_pct", "reservation", "forecast_alert", "on_midstream_exceed"]),
+    (
+        "policy",
+        &[
+            "max_output_tokens",
+            "max_calls_per_minute",
+            "max_tokens_per_minute",
+            "max_concurrent",
+            "allow_tools",
+            "deny_tools",
+            "unpriced_policy",
+        ],
+    ),
+    ("notify", &["email", "slack"]),
+];
+
+fn dimensions(_: &mut SchemaGenerator) -> Schema {
+    let text = json_schema!({ "type": "string" });
+    let all: serde_json::Map<String, serde_json::Value> =
+        Dimension::ALL.iter().map(|d| (d.name().to_owned(), text.clone().to_value())).collect();
+    json_schema!({
+        "type": "object", "properties": all, "additionalProperties": false,
+        "description": "Dimension = value; a * in the value stands for anything"
+    })
+}

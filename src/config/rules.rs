@@ -1,0 +1,327 @@
+//! What must be true of every declared noun, wherever it comes from: the file, the API, a page. Each rule names the field
+//! and says the way out. References between nouns are checked by who has both.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::domain::catalogue::Notify;
+use crate::domain::id::is_slug;
+use crate::domain::{
+    Budget, Dimension, Enforcement, Environment, Metric, Organisation, Owner, Policy, Provider, Service,
+};
+
+/// Field and sentence of what is wrong.
+pub type Problem = (&'static str, String);
+
+/// Provider ids that would hide a path of the gateway.
+pub const RESERVED_PROVIDERS: [&str; 8] =
+    ["v1", "v1beta", "v1beta1", "model", "wb", "healthz", "readyz", ".well-known"];
+/// Dialects this version speaks: two of its own, and vendors whose API is OpenAI's.
+pub const DIALECTS: [&str; 14] = [
+    "openai",
+    "anthropic",
+    "mistral",
+    "groq",
+    "xai",
+    "deepseek",
+    "openrouter",
+    "perplexity",
+    "together",
+    "fireworks",
+    "cerebras",
+    "moonshot",
+    "zai",
+    "vllm",
+];
+/// Dialects the interface names that come with later versions.
+const LATER_DIALECTS: [&str; 6] = ["gemini", "vertex", "bedrock", "azure-openai", "cohere", "ollama"];
+/// What a service's callers may be allowed to say about themselves.
+pub const CALLER_FIELDS: [&str; 7] = ["workflow", "run", "batch", "prompt_class", "agent", "tenant", "end_user"];
+/// Dimensions whose value the caller sets: a hard budget on one would let the caller choose its budget.
+pub const CALLERS_WORDS: [Dimension; 4] =
+    [Dimension::Workflow, Dimension::Run, Dimension::Agent, Dimension::PromptClass];
+/// Longest list of globs on one noun: each is tried on every call.
+const MAX_GLOBS: usize = 200;
+
+/// Why a text is no id.
+pub fn id(text: &str) -> Option<String> {
+    if text.contains('@') {
+        let why = "ids stand in records that cannot be erased, so use a slug such as `team-ap`";
+        return Some(format!("`{text}` looks like an e-mail address: {why}"));
+    }
+    let why = "use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, the first a letter or digit";
+    (!is_slug(text)).then(|| format!("`{text}` is not an id: {why}"))
+}
+
+/// Why a text is no label (application, business unit, cost centre, tenant).
+fn label(text: &str) -> Option<String> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b' ' | b'.' | b'_' | b'-' | b'/' | b'&' | b'+');
+    let ok = (1..=64).contains(&text.len())
+        && text.bytes().all(good)
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+        && !text.ends_with(' ');
+    let why = "use 1 to 64 letters, digits, spaces and `._-/&+`, the first a letter or digit; no e-mail address";
+    (!ok).then(|| format!("`{text}` cannot stand in reports: {why}"))
+}
+
+/// Why a text is no name of a zone.
+fn zone(text: &str) -> Option<String> {
+    jiff::tz::TimeZone::get(text)
+        .is_err()
+        .then(|| format!("`{text}` is not a time zone: use an IANA name such as Europe/Berlin or UTC"))
+}
+
+fn globs<'a>(field: &'static str, list: impl IntoIterator<Item = &'a String>, problems: &mut Vec<Problem>) {
+    let mut count = 0;
+    for glob in list {
+        count += 1;
+        if glob.is_empty() || glob.len() > 200 || glob.chars().any(char::is_control) {
+            problems
+                .push((field, format!("`{glob}` is not a pattern: use 1 to 200 characters, `*` for any run of them")));
+        }
+    }
+    if count > MAX_GLOBS {
+        problems.push((field, format!("{count} patterns are more than {MAX_GLOBS}: use `*` to join some")));
+    }
+}
+
+fn put(problems: &mut Vec<Problem>, field: &'static str, problem: Option<String>) {
+    problems.extend(problem.map(|p| (field, p)));
+}
+
+pub fn organisation(o: &Organisation) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if o.name.trim().is_empty() || o.name.len() > 200 {
+        problems.push(("name", "the organisation has no name of 1 to 200 characters: give it one".to_owned()));
+    }
+    put(&mut problems, "time_zone", zone(&o.time_zone));
+    if !(1..=12).contains(&o.fiscal_year_start_month) {
+        let month = o.fiscal_year_start_month;
+        problems.push(("fiscal_year_start_month", format!("`{month}` is not a month: use 1 to 12")));
+    }
+    problems
+}
+
+pub fn owner(o: &Owner) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    put(&mut problems, "id", id(&o.id));
+    let address = o.email.as_deref().filter(|e| !e.contains('@') || e.len() > 254 || e.contains(char::is_whitespace));
+    put(&mut problems, "email", address.map(|e| format!("`{e}` is not an e-mail address")));
+    problems
+}
+
+pub fn service(s: &Service) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    put(&mut problems, "id", id(&s.id));
+    put(&mut problems, "owner", id(&s.owner));
+    // Left out, it is the id, which has been told about.
+    put(&mut problems, "application", label(&s.application).filter(|_| s.application != s.id));
+    put(&mut problems, "business_unit", label(&s.business_unit));
+    put(&mut problems, "cost_centre", s.cost_centre.as_deref().and_then(label));
+    put(&mut problems, "tenant", s.tenant.as_deref().and_then(label));
+    for field in &s.caller_fields {
+        if !CALLER_FIELDS.contains(&field.as_str()) {
+            let known = CALLER_FIELDS.join(", ");
+            problems.push(("caller_fields", format!("`{field}` is not a field of callers: use some of {known}")));
+        }
+    }
+    globs("tenants", &s.tenants, &mut problems);
+    globs("workflows", &s.workflows, &mut problems);
+    globs("prompt_classes", &s.prompt_classes, &mut problems);
+    problems
+}
+
+pub fn key_models(models: Option<&[String]>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    globs("allow_models", models.unwrap_or_default(), &mut problems);
+    problems
+}
+
+pub fn provider(p: &Provider) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if RESERVED_PROVIDERS.contains(&p.id.as_str()) {
+        problems.push(("id", format!("`{}` would hide a path of the gateway: choose another id", p.id)));
+    } else {
+        put(&mut problems, "id", id(&p.id));
+    }
+    if LATER_DIALECTS.contains(&p.dialect.as_str()) {
+        let dialect = &p.dialect;
+        problems.push(("dialect", format!("`{dialect}` is not spoken by this version; remove the provider")));
+    } else if !DIALECTS.contains(&p.dialect.as_str()) {
+        let known = DIALECTS.join(", ");
+        let dialect = &p.dialect;
+        problems.push((
+            "dialect",
+            format!("`{dialect}` is not a dialect: use one of {known}; any OpenAI-compatible server is `openai`"),
+        ));
+    }
+    put(&mut problems, "base_url", base_url(&p.base_url, p.internal));
+    globs("models", &p.models, &mut problems);
+    if !p.price_as.is_empty() {
+        put(&mut problems, "price_as", id(&p.price_as));
+    }
+    if !(1..=3_600).contains(&p.idle_timeout_s) {
+        let seconds = p.idle_timeout_s;
+        problems.push(("idle_timeout_s", format!("`{seconds}` is not a time-out: use 1 to 3600 seconds")));
+    }
+    problems
+}
+
+/// https to the world; loopback, private addresses and http only to what is declared internal.
+fn base_url(text: &str, internal: bool) -> Option<String> {
+    let url = match text.parse::<http::Uri>() {
+        Ok(url) if url.host().is_some() && matches!(url.scheme_str(), Some("https" | "http")) => url,
+        _ => return Some(format!("`{text}` is not a base URL: write https://host[:port][/path]")),
+    };
+    if url.query().is_some() || text.contains('#') || url.authority().is_some_and(|a| a.as_str().contains('@')) {
+        return Some("a base URL has no query, fragment or credential: put the credential in `api_key`".to_owned());
+    }
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    let address: Option<IpAddr> = host.parse().ok();
+    let local = host == "localhost" || host.ends_with(".localhost") || address.is_some_and(|a| !is_global(a));
+    match (internal, local, url.scheme_str()) {
+        (false, true, _) => {
+            Some(format!("`{host}` is a loopback or private address: set `internal = true` to allow it"))
+        }
+        (false, _, Some("http")) => {
+            Some(format!("`{text}` is not encrypted: use https, or set `internal = true` for a server of your own"))
+        }
+        _ => None,
+    }
+}
+
+/// Whether an address is one of the public internet.
+pub fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => {
+            let o = a.octets();
+            let shared = o[0] == 100 && (64..128).contains(&o[1]);
+            let benchmark = o[0] == 198 && (o[1] == 18 || o[1] == 19);
+            !(a.is_private()
+                || a.is_loopback()
+                || a.is_link_local()
+                || a.is_unspecified()
+                || a.is_broadcast()
+                || a.is_multicast()
+                || a.is_documentation()
+                || o[0] == 0
+                || o[0] >= 240
+                || shared
+                || benchmark)
+        }
+        IpAddr::V6(a) => match a.to_ipv4_mapped() {
+            Some(v4) => is_global(IpAddr::V4(v4)),
+            None => {
+                let first = a.segments()[0];
+                let local = (first & 0xfe00) == 0xfc00 || (first & 0xffc0) == 0xfe80;
+                !(a.is_loopback() || a.is_unspecified() || a.is_multicast() || local)
+            }
+        },
+    }
+}
+
+/// Reads a `match` as written; unknown dimensions are problems.
+pub fn matches(pairs: &BTreeMap<String, String>) -> (BTreeMap<Dimension, String>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut read = BTreeMap::new();
+    for (name, value) in pairs {
+        match Dimension::from_name(name) {
+            Some(dimension) => drop(read.insert(dimension, value.clone())),
+            None => {
+                let known: Vec<_> = Dimension::ALL.iter().map(|d| d.name()).collect();
+                let known = known.join(", ");
+                problems.push(("match", format!("`{name}` is not a dimension: use one of {known}")));
+            }
+        }
+    }
+    (read, problems)
+}
+
+fn covered(matches: &BTreeMap<Dimension, String>, problems: &mut Vec<Problem>) {
+    globs("match", matches.values(), problems);
+    if matches.contains_key(&Dimension::Outcome) {
+        let why = "it is known only after the call: match something that is known before";
+        problems.push(("match", format!("`outcome` cannot be matched, {why}")));
+    }
+    if let Some(environment) = matches.get(&Dimension::Environment)
+        && !environment.contains('*')
+        && Environment::from_name(environment).is_none()
+    {
+        let known = "use prod, pilot, test or exploratory";
+        problems.push(("match", format!("`{environment}` is not an environment: {known}")));
+    }
+}
+
+pub fn policy(p: &Policy) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    put(&mut problems, "id", id(&p.id));
+    covered(&p.matches, &mut problems);
+    globs("allow_models", p.allow_models.iter().flatten(), &mut problems);
+    globs("deny_models", &p.deny_models, &mut problems);
+    let says_something = p.allow_models.is_some()
+        || !p.deny_models.is_empty()
+        || p.allow_unmetered
+        || p.allow_unpriced
+        || p.allow_unbounded;
+    if !says_something {
+        problems.push(("id", format!("policy `{}` allows and denies nothing: add a rule or remove it", p.id)));
+    }
+    problems
+}
+
+pub fn budget(b: &Budget) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    put(&mut problems, "id", id(&b.id));
+    covered(&b.matches, &mut problems);
+    if b.limit.amount <= 0 {
+        let field = match b.limit.metric {
+            Metric::Usd => "limit_usd",
+            Metric::Tokens => "limit_tokens",
+            Metric::Calls => "limit_calls",
+            Metric::ToolCalls => "limit_tool_calls",
+        };
+        problems.push((field, "a limit is more than 0: to forbid calls, use a policy".to_owned()));
+    }
+    if !b.time_zone.is_empty() {
+        put(&mut problems, "time_zone", zone(&b.time_zone));
+    }
+    if b.fiscal_year_start_month > 12 {
+        let month = b.fiscal_year_start_month;
+        problems.push(("fiscal_year_start_month", format!("`{month}` is not a month: use 1 to 12")));
+    }
+    if let Some(anchor) = &b.anchor
+        && anchor.parse::<jiff::civil::Date>().is_err()
+    {
+        problems.push(("anchor", format!("`{anchor}` is not a date: write 2026-11-15")));
+    }
+    if let Some(percent) = b.alert_at_percent.iter().find(|p| !(1..=1_000).contains(*p)) {
+        problems.push(("alert_at_percent", format!("`{percent}` is not a threshold: use 1 to 1000 percent")));
+    }
+    if b.alert_at_percent.len() > 20 {
+        problems.push(("alert_at_percent", "more than 20 thresholds: keep the ones somebody acts on".to_owned()));
+    }
+    problems
+}
+
+/// A hard budget on what the caller says about itself would let the caller choose its budget; it is kept as `alert`.
+pub fn soften(budget: &mut Budget) -> Option<String> {
+    let dimension = CALLERS_WORDS.into_iter().find(|d| budget.matches.contains_key(d))?;
+    if budget.enforcement == Enforcement::Alert {
+        return None;
+    }
+    budget.enforcement = Enforcement::Alert;
+    Some(format!(
+        "budget `{}` matches `{dimension}`, which callers set themselves: kept as `alert`, it refuses nothing",
+        budget.id
+    ))
+}
+
+pub fn notify(n: &Notify) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    put(&mut problems, "id", id(&n.id));
+    let url = n.webhook.parse::<http::Uri>().ok().filter(|u| matches!(u.scheme_str(), Some("https" | "http")));
+    if url.and_then(|u| u.host().map(str::to_owned)).is_none() {
+        problems.push(("webhook", "not a URL: write https://host/path".to_owned()));
+    }
+    problems
+}
