@@ -4,5 +4,9 @@
 //! as the real thing, so that what a newcomer sees is what they would get.
 
 pub mod client;
+pub mod clock;
+pub mod organisation;
+pub mod plan;
 pub mod random;
 pub mod sandbox;
+pub mod workload;
