@@ -75,6 +75,7 @@ pub mod budget;
 pub mod config;
 pub mod dialect;
 pub mod ledger;
+pub mod policy;
 pub mod pricing;
 pub mod report;
 pub mod rollup;
