@@ -11,6 +11,7 @@ pub mod money;
 pub mod refusal;
 pub mod time;
 pub mod usage;
+pub mod view;
 
 pub use budget::{Budget, Enforcement, Limit, Metric, PeriodKind};
 pub use call::{Call, CostBasis, CostLine, Outcome, UsageBasis};
@@ -22,3 +23,4 @@ pub use money::Money;
 pub use refusal::{Code, Refusal};
 pub use time::Micros;
 pub use usage::{Component, Usage};
+pub use view::{CallView, PostingsView};

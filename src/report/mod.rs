@@ -1,9 +1,46 @@
 //! Answers questions about the past: calls, receipts, spend. Reads views and the unapplied tail, changes nothing.
+//!
+//! A question comes as the query of a page or of the API ([`Ask`]); the answer goes out as values for a page, or as CSV,
+//! JSON and NDJSON ([`export`]). Every answer says as of which entry it is, and every sum is exact to the last 10⁻¹⁵ USD:
+//! the total of a range is the sum of its rows is the sum of its calls.
+
+mod ask;
+mod calls;
+mod csv;
+mod export;
+mod receipt;
+mod spend;
+#[cfg(test)]
+mod tests;
 
 use crate::domain::{Call, Dimension, Filter, Micros};
 use crate::ledger::entry::{Erasable, Kind};
 pub use crate::rollup::{Measures, Step};
 pub use crate::store::AsOf;
+use crate::store::StoreError;
+
+pub use ask::{Ask, Format, nearest};
+pub use calls::{MOST_CALLS, calls};
+pub use csv::{CsvStyle, guarded};
+pub use export::{Export, Stamp, export_calls, export_spend, file_name};
+pub use receipt::receipt;
+pub use spend::{SpendRowView, SpendTotalView, spend};
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The question is wrong; the field is the query's name for it.
+    #[error("`{field}`: {message}")]
+    Invalid { field: String, message: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ReportError {
+    fn invalid(field: &str, message: impl ToString) -> ReportError {
+        ReportError::Invalid { field: field.to_owned(), message: message.to_string() }
+    }
+}
 
 /// Calls, newest first.
 #[derive(Clone, Debug, Default)]

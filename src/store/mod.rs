@@ -175,6 +175,11 @@ impl Ledger {
         unimplemented!()
     }
 
+    /// Everything derived from the journal, for reports.
+    pub fn views(&self) -> &views::Views {
+        unimplemented!()
+    }
+
     /// One call, never behind: from the views or the unapplied tail.
     pub fn call(&self, _id: CallId) -> Result<Option<Call>, StoreError> {
         unimplemented!()

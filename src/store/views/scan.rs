@@ -56,7 +56,7 @@ impl Views {
         &self,
         from: Option<Micros>,
         to: Option<Micros>,
-        sums: &mut dyn FnMut(u32, &DimSet, &Measures),
+        sums: &mut dyn FnMut(u32, &Arc<DimSet>, &Measures),
         ends: &mut dyn FnMut(&Call),
     ) -> Result<AsOf, StoreError> {
         let _quiet = self.inner.quiet.read().unwrap_or_else(PoisonError::into_inner);
@@ -87,12 +87,17 @@ impl Views {
         })
     }
 
+    /// As of which entry an answer given now would be.
+    pub fn as_of(&self) -> Result<AsOf, StoreError> {
+        self.inner.view(|view| Ok(view.as_of))
+    }
+
     /// Sums of the quarters `from_quarter..to_quarter`.
     pub fn rollups(
         &self,
         from_quarter: u32,
         to_quarter: u32,
-        visit: &mut dyn FnMut(u32, &DimSet, &Measures),
+        visit: &mut dyn FnMut(u32, &Arc<DimSet>, &Measures),
     ) -> Result<AsOf, StoreError> {
         let _quiet = self.inner.quiet.read().unwrap_or_else(PoisonError::into_inner);
         self.inner.view(|view| {
@@ -102,7 +107,12 @@ impl Views {
     }
 }
 
-fn sum(view: &View<'_>, from: u32, to: u32, visit: &mut dyn FnMut(u32, &DimSet, &Measures)) -> Result<(), StoreError> {
+fn sum(
+    view: &View<'_>,
+    from: u32,
+    to: u32,
+    visit: &mut dyn FnMut(u32, &Arc<DimSet>, &Measures),
+) -> Result<(), StoreError> {
     let empty = BTreeMap::new();
     // Where the tail does not join the file its sums are of no use: the answer is as of the file.
     let over = if view.gap { &empty } else { &view.delta.buckets };

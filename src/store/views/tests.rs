@@ -15,7 +15,9 @@ fn all(views: &Views) -> Vec<Call> {
 
 fn sums(views: &Views) -> BTreeMap<(u32, DimSet), Measures> {
     let mut sums = BTreeMap::new();
-    views.rollups(0, u32::MAX, &mut |q, set, m| assert!(sums.insert((q, set.clone()), m.clone()).is_none())).unwrap();
+    views
+        .rollups(0, u32::MAX, &mut |q, set, m| assert!(sums.insert((q, DimSet::clone(set)), m.clone()).is_none()))
+        .unwrap();
     sums
 }
 

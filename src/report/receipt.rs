@@ -1,0 +1,41 @@
+//! A receipt: one call, the entries of its life, and the paths that prove them.
+
+use crate::domain::{Call, CallId};
+use crate::ledger::codec::kind_of;
+use crate::ledger::entry::{Body, Entry, Erasable, Kind};
+use crate::store::{Ledger, StoreError};
+
+use super::{Receipt, ReceiptEntry, ReportError};
+
+/// How far entries of a call with several attempts are looked for.
+const MOST_BETWEEN: u64 = 100_000;
+
+/// The receipt of a call; `None` if there is no such call.
+pub fn receipt(ledger: &Ledger, id: CallId) -> Result<Option<Receipt>, ReportError> {
+    let Some(call) = ledger.call(id)? else { return Ok(None) };
+    let head = ledger.head();
+    let mut entries = Vec::new();
+    for (entry, erasable) in life(ledger, &call)? {
+        let Some(kind) = Kind::from_number(kind_of(&entry.body)) else { continue };
+        let (leaf_hash, path) = ledger.inclusion(entry.seq, head.size)?;
+        entries.push(ReceiptEntry { seq: entry.seq, ts: entry.ts, kind, leaf_hash, path, erasable });
+    }
+    Ok(Some(Receipt { call, entries, tree_size: head.size, root: head.root }))
+}
+
+/// The entries that are about the call, in order: what began it, what ended it, what was noted beside.
+fn life(ledger: &Ledger, call: &Call) -> Result<Vec<(Entry, Erasable)>, StoreError> {
+    let mut found = ledger.entries(call.seq, 1)?;
+    let Some(end) = call.settled_seq.filter(|end| *end != call.seq) else { return Ok(found) };
+    // An OVERRUN stands in the block of its SETTLE, right behind it. What several attempts left lies in between.
+    let from = if call.attempts > 1 && end - call.seq <= MOST_BETWEEN { call.seq + 1 } else { end };
+    let mut mine = vec![call.seq];
+    for (entry, erasable) in ledger.entries(from, (end - from) as usize + 4)? {
+        let again = matches!(&entry.body, Body::Admit(admit) if admit.call == call.id);
+        if again || entry.reference.is_some_and(|r| mine.contains(&r)) {
+            mine.push(entry.seq);
+            found.push((entry, erasable));
+        }
+    }
+    Ok(found)
+}
