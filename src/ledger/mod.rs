@@ -4,8 +4,11 @@
 //! into a new state; replay only applies, so that a later version of the rules cannot change history.
 
 mod accounts;
+mod admit;
 pub mod cbor;
 pub mod codec;
+pub mod decide;
+mod declare;
 pub mod entry;
 mod field;
 mod index;

@@ -1,0 +1,288 @@
+//! The decision that lets a call go upstream: is the caller still who it was, and does every budget afford it.
+
+use std::borrow::Cow;
+
+use super::decide::{Decision, alert, entry, thresholds};
+use super::entry::{Admit, Body, Deny, NewEntry};
+use super::request::{AdmitRequest, Admitted, Denied, Reply};
+use super::state::State;
+use crate::budget::{Bound, Window, percent_used, words};
+use crate::domain::call::BudgetHold;
+use crate::domain::catalogue::KeyStatus;
+use crate::domain::{Budget, Code, Enforcement, Metric, Micros, Money};
+
+/// No output is cut below this many tokens per choice: a shorter answer helps nobody.
+pub const LEAST_OUTPUT: u64 = 256;
+/// More budgets than this on one call would not fit into one entry.
+pub const MOST_BUDGETS: usize = 256;
+
+/// A budget that covers the call, where it stands now.
+struct Covering<'a> {
+    budget: &'a Budget,
+    window: Cow<'a, Window>,
+    used: i128,
+}
+
+impl Covering<'_> {
+    fn available(&self) -> i128 {
+        self.budget.limit.amount.saturating_sub(self.used)
+    }
+    fn is_hard(&self) -> bool {
+        self.budget.enforcement == Enforcement::Hard
+    }
+    fn metric(&self) -> Metric {
+        self.budget.limit.metric
+    }
+
+    /// Whether the budget lets a call of this bound and output go. What costs nothing passes an exhausted money budget;
+    /// a call that offers tools does not pass an exhausted tool budget, though it holds nothing of it.
+    fn affords(&self, bound: &Bound, output: u64, tools_offered: u32) -> bool {
+        let need = bound.need(self.metric(), output);
+        match self.metric() {
+            Metric::Usd if need == 0 => true,
+            Metric::ToolCalls => tools_offered == 0 || self.available() > 0,
+            _ => need <= self.available(),
+        }
+    }
+}
+
+/// A refusal before it is written down.
+struct Refused<'a> {
+    code: Code,
+    message: String,
+    by: Option<String>,
+    budget: Option<&'a Covering<'a>>,
+}
+
+impl Refused<'_> {
+    fn new(code: Code, message: impl Into<String>) -> Self {
+        Refused { code, message: message.into(), by: None, budget: None }
+    }
+}
+
+pub(super) fn admit(state: &State, at: Micros, request: &AdmitRequest) -> Decision {
+    let admit = &request.admit;
+    if state.open_attempt(admit.call, admit.attempt).is_some() {
+        return already_open(state, at, admit);
+    }
+    let bound =
+        Bound { fixed: request.fixed, per_output_token: request.per_output_token, input_tokens: admit.input_bound };
+    if let Some(refused) = gone(state, at, admit) {
+        return deny(state, at, request, &bound, refused);
+    }
+    let covering: Vec<Covering> = state
+        .index()
+        .covering(admit)
+        .into_iter()
+        .filter_map(|c| {
+            let window = state.index().window(&c.budget.id, at)?;
+            let used = state.balance(&c.budget.id, &window.id).map_or(0, |p| p.used());
+            Some(Covering { budget: &c.budget, window, used })
+        })
+        .collect();
+    match judge(request, &bound, &covering) {
+        Ok(output) => go(state, at, request, &bound, output, &covering),
+        Err(refused) => deny(state, at, request, &bound, refused),
+    }
+}
+
+// A writer is asked once per attempt; a second time is a mistake of ours that must not double a hold.
+fn already_open(state: &State, at: Micros, admit: &Admit) -> Decision {
+    let reply = Reply::Denied(Denied {
+        seq: state.next_seq(),
+        at,
+        code: Code::IdempotencyReplay,
+        by: None,
+        message: format!("Weighbridge: attempt {} of call {} is already under way.", admit.attempt, admit.call),
+        resets_at: None,
+        remaining: None,
+    });
+    Decision { entries: Vec::new(), reply }
+}
+
+/// Looks again where the catalogue moved on after the edge had judged. Expiry is looked at always: it needs no change.
+fn gone<'a>(state: &State, at: Micros, admit: &Admit) -> Option<Refused<'a>> {
+    let (catalogue, who) = (state.catalogue(), &admit.who);
+    let key = catalogue.keys.get(&who.credential);
+    if key.is_some_and(|k| k.expires_at.is_some_and(|end| end <= at)) {
+        let message = format!("Weighbridge: key {} has expired. Ask its owner for a new one.", who.credential);
+        return Some(Refused::new(Code::KeyExpired, message));
+    }
+    if catalogue.revision == admit.catalogue_revision {
+        return None;
+    }
+    let key_holds = key.is_some_and(|k| k.status == KeyStatus::Active && k.service == who.service);
+    if !key_holds || !catalogue.services.contains_key(&who.service) {
+        let message = format!("Weighbridge: key {} is not valid (any more).", who.credential);
+        return Some(Refused::new(Code::KeyInvalid, message));
+    }
+    if !catalogue.providers.contains_key(&admit.provider) {
+        let message = format!("Weighbridge: provider '{}' is not configured (any more).", admit.provider);
+        return Some(Refused::new(Code::UnknownPath, message));
+    }
+    None
+}
+
+/// The output to hold, in tokens of all choices together; or who refuses.
+fn judge<'a>(request: &AdmitRequest, bound: &Bound, covering: &'a [Covering<'a>]) -> Result<u64, Refused<'a>> {
+    let admit = &request.admit;
+    if covering.len() > MOST_BUDGETS {
+        let message = format!("Weighbridge: {} budgets cover this call; at most {MOST_BUDGETS} may.", covering.len());
+        return Err(Refused::new(Code::PolicyDenied, message));
+    }
+    let hard = |metric: Option<Metric>| {
+        covering.iter().find(|c| c.is_hard() && metric.is_none_or(|m| m == c.metric())).map(|c| c.budget.id.as_str())
+    };
+    let by = |id: &str| Some(format!("budget:{id}"));
+    if admit.unmetered && !request.allow_unmetered {
+        if let Some(id) = hard(None) {
+            let message = format!(
+                "Weighbridge: this path is not metered, and the hard budget '{id}' covers the caller. \
+                 A policy with allow_unmetered lets it pass."
+            );
+            return Err(Refused { by: by(id), ..Refused::new(Code::UnmeteredPath, message) });
+        }
+    }
+    let unpriced = bound.per_output_token.is_none() && !admit.unmetered;
+    if unpriced && !request.allow_unpriced {
+        let model = admit.model.as_deref().unwrap_or("this model");
+        let price = "Declare a price for it, or a policy with allow_unpriced.";
+        if let Some(id) = hard(Some(Metric::Usd)) {
+            let message = format!("Weighbridge: {model} has no price, and the hard budget '{id}' needs one. {price}");
+            return Err(Refused { by: by(id), ..Refused::new(Code::ModelUnpriced, message) });
+        }
+        if request.max_cost.is_some() {
+            let message = format!("Weighbridge: {model} has no price, so wb-max-cost cannot be kept. {price}");
+            return Err(Refused::new(Code::ModelUnpriced, message));
+        }
+    }
+    let output = within_max_cost(request, bound)?;
+    within_budgets(request, bound, output, covering)
+}
+
+/// Output tokens of all choices together that `available` affords, if every choice still gets enough.
+fn lowered(request: &AdmitRequest, bound: &Bound, metric: Metric, available: i128) -> Option<u64> {
+    let choices = request.choices.max(1);
+    let each = bound.affordable_output(metric, available)? / choices;
+    (request.may_limit_output && each >= LEAST_OUTPUT).then(|| each.saturating_mul(choices))
+}
+
+fn within_max_cost<'a>(request: &AdmitRequest, bound: &Bound) -> Result<u64, Refused<'a>> {
+    let wanted = request.output_wanted;
+    let Some(most) = request.max_cost.filter(|most| bound.cost(wanted) > *most) else { return Ok(wanted) };
+    lowered(request, bound, Metric::Usd, most.0).map(|output| output.min(wanted)).ok_or_else(|| {
+        let cost = words::amount(Metric::Usd, bound.cost(wanted).0);
+        let message = format!(
+            "Weighbridge: this call may cost up to {cost}, more than its wb-max-cost of {}. \
+             Ask for less output or raise wb-max-cost.",
+            words::amount(Metric::Usd, most.0)
+        );
+        Refused { by: Some("header:wb-max-cost".into()), ..Refused::new(Code::MaxCostExceeded, message) }
+    })
+}
+
+fn within_budgets<'a>(
+    request: &AdmitRequest,
+    bound: &Bound,
+    wanted: u64,
+    covering: &'a [Covering<'a>],
+) -> Result<u64, Refused<'a>> {
+    let tools = request.admit.tools_offered;
+    let mut output = wanted;
+    for c in covering.iter().filter(|c| c.is_hard() && !c.affords(bound, wanted, tools)) {
+        match lowered(request, bound, c.metric(), c.available()).filter(|o| c.affords(bound, *o, tools)) {
+            Some(affordable) => output = output.min(affordable),
+            None => {
+                let need = bound.need(c.metric(), wanted).max(1);
+                let message = words::refusal(c.budget, c.used, need, c.window.end);
+                let by = Some(format!("budget:{}", c.budget.id));
+                return Err(Refused { by, budget: Some(c), ..Refused::new(Code::BudgetExceeded, message) });
+            }
+        }
+    }
+    Ok(output)
+}
+
+fn go(
+    state: &State,
+    at: Micros,
+    request: &AdmitRequest,
+    bound: &Bound,
+    output: u64,
+    covering: &[Covering],
+) -> Decision {
+    let seq = state.next_seq();
+    let mut admit = request.admit.clone();
+    admit.catalogue_revision = state.catalogue().revision;
+    admit.hold = bound.cost(output);
+    admit.output_bound = output;
+    admit.output_limit = (output < request.output_wanted).then(|| output / request.choices.max(1));
+    admit.holds = covering
+        .iter()
+        .map(|c| BudgetHold {
+            budget: c.budget.id.clone(),
+            period: c.window.id.clone(),
+            amount: bound.need(c.metric(), output),
+        })
+        .collect();
+    let (hold, output_limit) = (admit.hold, admit.output_limit);
+
+    let mut entries =
+        vec![NewEntry { body: Body::Admit(Box::new(admit)), reference: None, erasable: request.erasable.clone() }];
+    let (mut remaining, mut warning): (Option<Money>, Option<(String, u16)>) = (None, None);
+    for c in covering {
+        let used = c.used.saturating_add(bound.need(c.metric(), output));
+        thresholds(state, c.budget, &c.window.id, used, Some(seq), &mut entries);
+        let limit = c.budget.limit.amount;
+        if c.is_hard() && c.metric() == Metric::Usd {
+            let left = Money(limit.saturating_sub(used));
+            remaining = Some(remaining.map_or(left, |r| r.min(left)));
+        }
+        let percent = percent_used(used, limit);
+        let warns = c.budget.alert_at_percent.iter().any(|p| percent >= *p) && percent > 0;
+        if warns && warning.as_ref().is_none_or(|(_, most)| percent > *most) {
+            warning = Some((c.budget.id.clone(), percent));
+        }
+    }
+    Decision { entries, reply: Reply::Admitted(Admitted { seq, at, hold, output_limit, remaining, warning }) }
+}
+
+/// Writes a refusal down: first what the budget that refuses should have warned of, then the DENY.
+fn deny(state: &State, at: Micros, request: &AdmitRequest, bound: &Bound, refused: Refused) -> Decision {
+    let Refused { code, message, by, budget } = refused;
+    let mut entries = Vec::new();
+    if let Some(c) = budget {
+        let (id, period) = (&c.budget.id, &c.window.id);
+        for percent in c.budget.alert_at_percent.iter().copied().filter(|p| *p <= 100) {
+            alert(state, id, period, "actual", Some(percent), None, &mut entries);
+        }
+        alert(state, id, period, "denied", None, None, &mut entries);
+    }
+    let money_left = budget.filter(|c| c.metric() == Metric::Usd).map(|c| Money(c.available()));
+    let admit = &request.admit;
+    let record = Deny {
+        call: admit.call,
+        received_at: admit.received_at,
+        who: Some(admit.who.clone()),
+        code,
+        detail: None,
+        by: by.clone(),
+        provider: Some(admit.provider.clone()),
+        dialect: Some(admit.dialect.clone()),
+        endpoint: Some(admit.endpoint.clone()),
+        stream: admit.stream,
+        model: admit.model.clone(),
+        http_status: code.status(),
+        tools_offered: admit.tools_offered,
+        hold: bound.per_output_token.map(|_| bound.cost(request.output_wanted)),
+        available: money_left,
+        catalogue_revision: state.catalogue().revision,
+        retry_of: admit.retry_of,
+        count: 1,
+    };
+    let seq = state.next_seq() + entries.len() as u64;
+    let body = Body::Deny(Box::new(record));
+    entries.push(NewEntry { erasable: request.erasable.clone(), ..entry(body, None) });
+    let resets_at = budget.and_then(|c| c.window.end);
+    Decision { entries, reply: Reply::Denied(Denied { seq, at, code, by, message, resets_at, remaining: money_left }) }
+}

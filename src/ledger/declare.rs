@@ -1,0 +1,193 @@
+//! The decision on declared state: every change one entry, all or none, and nothing that points nowhere.
+//!
+//! Who declares has been told in friendlier words long before; this is the last line of defence.
+
+use super::codec::encode_body;
+use super::decide::{Decision, because};
+use super::entry::{Body, Erasable, MAX_ENTRY_BYTES, NewEntry, Opening};
+use super::request::{Denied, Reply};
+use super::state::State;
+use crate::budget::Calendar;
+use crate::budget::period::zone;
+use crate::domain::id::is_slug;
+use crate::domain::{Budget, Catalogue, Change, Code, Micros, Owner, PriceOverride};
+
+/// Room an entry keeps for its leaf.
+const LEAF_BYTES: usize = 512;
+
+pub(super) fn declare(
+    state: &State,
+    at: Micros,
+    actor: &str,
+    changes: &[Change],
+    openings: &[(String, Opening)],
+    reason: Option<&str>,
+) -> Decision {
+    let mut after = Catalogue::clone(state.catalogue());
+    let mut entries = Vec::new();
+    for change in changes {
+        if is_so(&after, change) {
+            continue;
+        }
+        if let Err(message) = sound(change) {
+            return refuse(state, at, message);
+        }
+        let new = new_entry(&after, actor, change, openings, reason);
+        if encode_body(&new.body).len() > MAX_ENTRY_BYTES - LEAF_BYTES {
+            let (noun, id) = change.subject();
+            return refuse(
+                state,
+                at,
+                format!("{noun} `{id}` is too large: an entry has at most {MAX_ENTRY_BYTES} bytes"),
+            );
+        }
+        entries.push(new);
+        after.apply(change.clone());
+    }
+    if let Err(message) = whole(&after, changes) {
+        return refuse(state, at, message);
+    }
+    Decision { entries, reply: Reply::Declared { revision: after.revision } }
+}
+
+fn refuse(state: &State, at: Micros, message: String) -> Decision {
+    let reply = Reply::Denied(Denied {
+        seq: state.next_seq(),
+        at,
+        code: Code::Malformed,
+        by: None,
+        message,
+        resets_at: None,
+        remaining: None,
+    });
+    Decision { entries: Vec::new(), reply }
+}
+
+/// Whether the catalogue says so already: declaring it again is no change and no entry.
+fn is_so(catalogue: &Catalogue, change: &Change) -> bool {
+    let c = catalogue;
+    match change {
+        Change::Organisation(v) => *c.organisation == *v,
+        Change::Owner(id, v) => c.owners.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Service(id, v) => c.services.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Key(id, v) => c.keys.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Provider(id, v) => c.providers.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Policy(id, v) => c.policies.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Notify(id, v) => c.notify.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Budget(id, v) => c.budgets.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Price { provider, model, prices } => {
+            c.prices.get(&(provider.clone(), model.clone())).map_or(prices.is_empty(), |p| **p == *prices)
+        }
+    }
+}
+
+fn new_entry(
+    before: &Catalogue,
+    actor: &str,
+    change: &Change,
+    openings: &[(String, Opening)],
+    reason: Option<&str>,
+) -> NewEntry {
+    let mut erasable = because(reason);
+    let actor = actor.to_owned();
+    let body = match change {
+        Change::Budget(id, budget) => {
+            let recount = budget.as_ref().is_some_and(|b| counts_anew(before.budgets.get(id).map(|x| &**x), b));
+            let own = openings.iter().filter(|(of, _)| recount && of == id).map(|(_, o)| o.clone());
+            Body::Budget { actor, id: id.clone(), budget: budget.clone().map(Box::new), opening: own.collect() }
+        }
+        Change::Price { .. } => Body::Price { actor, change: Box::new(change.clone()) },
+        // What names a person goes where it can be erased.
+        Change::Owner(id, Some(owner)) => {
+            name_apart(owner, &mut erasable);
+            let plain = Owner { name: None, email: None, ..owner.clone() };
+            Body::Catalogue { actor, change: Box::new(Change::Owner(id.clone(), Some(plain))) }
+        }
+        _ => Body::Catalogue { actor, change: Box::new(change.clone()) },
+    };
+    NewEntry { body, reference: None, erasable }
+}
+
+fn name_apart(owner: &Owner, erasable: &mut Erasable) {
+    let named = [("name", &owner.name), ("email", &owner.email)];
+    let claimed: Vec<_> = named.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v.clone()?))).collect();
+    if !claimed.is_empty() {
+        erasable.person.get_or_insert_default().claimed.extend(claimed);
+    }
+}
+
+/// Whether what a budget had posted says nothing about what it counts now.
+fn counts_anew(before: Option<&Budget>, after: &Budget) -> bool {
+    let Some(before) = before else { return true };
+    let cut = |b: &Budget| (b.period, b.anchor.clone(), b.time_zone.clone(), b.fiscal_year_start_month);
+    before.matches != after.matches || before.limit.metric != after.limit.metric || cut(before) != cut(after)
+}
+
+/// Whether a change makes sense by itself.
+fn sound(change: &Change) -> Result<(), String> {
+    let (noun, id) = change.subject();
+    let named = |inner: &str| {
+        if inner == id { Ok(()) } else { Err(format!("{noun} `{id}` is declared with the id `{inner}` inside")) }
+    };
+    let slug = |id: &str| {
+        if is_slug(id) { Ok(()) } else { Err(format!("`{id}` is not an id: use a-z, 0-9, `.`, `_`, `-`, at most 64")) }
+    };
+    match change {
+        Change::Organisation(o) => {
+            zone(&o.time_zone).map_err(|e| e.to_string())?;
+            match o.fiscal_year_start_month {
+                1..=12 => Ok(()),
+                month => Err(format!("a fiscal year starts in month 1 to 12, not {month}")),
+            }
+        }
+        Change::Owner(id, Some(v)) => slug(id).and(named(&v.id)),
+        Change::Service(id, Some(v)) => slug(id).and(named(&v.id)),
+        Change::Key(_, Some(v)) => named(&v.id),
+        Change::Provider(id, Some(v)) => slug(id).and(named(&v.id)),
+        Change::Policy(id, Some(v)) => slug(id).and(named(&v.id)),
+        Change::Notify(id, Some(v)) => slug(id).and(named(&v.id)),
+        Change::Budget(id, Some(v)) => {
+            slug(id).and(named(&v.id))?;
+            if v.limit.amount < 0 {
+                return Err(format!("budget `{id}` has a limit below zero"));
+            }
+            Calendar::of(v).map(drop).map_err(|e| format!("budget `{id}`: {e}"))
+        }
+        Change::Price { provider, model, prices } => prices.iter().try_for_each(|p| price(p, provider, model)),
+        _ => Ok(()),
+    }
+}
+
+fn price(p: &PriceOverride, provider: &str, model: &str) -> Result<(), String> {
+    if p.provider != provider || p.model != model {
+        return Err(format!("a price of `{}/{}` stands among those of `{provider}/{model}`", p.provider, p.model));
+    }
+    if p.per == 0 {
+        return Err(format!("a price of `{provider}/{model}` is for 0 units"));
+    }
+    let usd: crate::domain::Money = p.usd.parse().map_err(|e| format!("a price of `{provider}/{model}`: {e}"))?;
+    if usd.is_negative() { Err(format!("a price of `{provider}/{model}` is below zero")) } else { Ok(()) }
+}
+
+/// Whether what was declared points at things that are there, once all of it is.
+fn whole(after: &Catalogue, changes: &[Change]) -> Result<(), String> {
+    for change in changes {
+        match change {
+            Change::Key(id, Some(key)) if !after.services.contains_key(&key.service) => {
+                return Err(format!("key `{id}` is of service `{}`, which is not declared", key.service));
+            }
+            Change::Service(id, None) => {
+                if let Some(key) = after.keys.values().find(|k| k.service == *id) {
+                    return Err(format!("service `{id}` has the key `{}`: remove the key first", key.id));
+                }
+            }
+            Change::Budget(id, Some(budget)) => {
+                if let Some(to) = budget.notify.iter().find(|to| !after.notify.contains_key(*to)) {
+                    return Err(format!("budget `{id}` notifies `{to}`, which is not declared"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
