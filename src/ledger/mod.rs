@@ -13,6 +13,7 @@ pub mod entry;
 mod field;
 mod index;
 pub mod leaf;
+pub mod note;
 pub mod request;
 pub mod state;
 pub mod tree;
