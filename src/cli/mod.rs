@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 64 wrong configuration, 69 cannot reach or open.
 
 pub mod config;
+pub mod demo;
 pub mod key;
 
 use std::io::Write;
@@ -28,6 +29,8 @@ enum Noun {
     Config(config::Command),
     /// Virtual keys
     Key(key::Command),
+    /// The appliance at work with everything built in; nothing leaves the machine
+    Demo(demo::Command),
 }
 
 /// Why a command did not do what was asked: the words for standard error and the exit code.
@@ -92,6 +95,7 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().noun {
         Noun::Config(command) => command.run(),
         Noun::Key(command) => command.run(),
+        Noun::Demo(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

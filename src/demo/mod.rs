@@ -10,3 +10,16 @@ pub mod plan;
 pub mod random;
 pub mod sandbox;
 pub mod workload;
+
+/// Waits for the signal that ends a program: interrupt (Ctrl-C) or terminate.
+pub async fn until_told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
