@@ -1,13 +1,15 @@
-//! The file as written: one struct per section, as serde reads it. Field docs are the schema's descriptions.
+//! The nouns as people write them: one struct per section of the file, and the same in the API's requests and answers.
+//! Field docs are the schema's descriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::domain::catalogue::{OnClientAbort, OwnerKind};
 use crate::domain::{Dimension, Enforcement, PeriodKind, ServiceKind};
 
+use super::near::nearest;
 use super::secret::SecretSource;
 
 /// Configuration of Weighbridge
@@ -76,20 +78,22 @@ pub(super) struct Tls {
 }
 
 /// The organisation itself
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Organisation {
+pub struct Organisation {
     pub name: String,
     /// IANA name in which days, months and budgets are cut. Default UTC
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
     /// 1 to 12. Default 1
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fiscal_year_start_month: Option<u8>,
 }
 
 /// Where calls go
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Provider {
+pub struct Provider {
     /// Its place in paths: {gateway}/{id}/…
     pub id: String,
     /// openai, anthropic, or the name of a vendor that speaks as OpenAI does
@@ -97,16 +101,19 @@ pub(super) struct Provider {
     /// What the vendor's own SDK takes as its base URL
     pub base_url: String,
     /// The vendor's credential
+    #[serde(skip_serializing)]
     pub api_key: Option<SecretSource>,
     /// Allows loopback and private addresses
     #[serde(default)]
     pub internal: bool,
     /// Models (globs) of bare /v1 requests it serves; empty = all of its dialect
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,
     /// Price list. Default: the one named like the id, else the dialect's
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub price_as: Option<String>,
     /// Seconds without a byte before the upstream is given up. Default 300
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout_s: Option<u32>,
     /// What becomes of the upstream when the caller hangs up
     #[serde(default)]
@@ -114,30 +121,36 @@ pub(super) struct Provider {
 }
 
 /// A person or team that answers for services
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Owner {
+pub struct Owner {
     pub id: String,
     #[serde(default)]
     pub kind: OwnerKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
 }
 
 /// A piece of software that calls models
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Service {
+pub struct Service {
     pub id: String,
     /// Default: the service's id
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub application: Option<String>,
     #[serde(default)]
     pub kind: ServiceKind,
     /// Id of a person or team; one that is not declared becomes a team without contact
     pub owner: String,
     pub business_unit: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_centre: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub purpose: Option<String>,
     /// What its callers may say about themselves
     #[serde(default)]
@@ -154,76 +167,93 @@ pub(super) struct Service {
 }
 
 /// A key whose secret this file brings
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Key {
+pub struct Key {
     pub service: String,
     /// prod, pilot, test or exploratory
     pub environment: String,
     /// A well-formed key of that environment: `weighbridge key generate` prints one
+    #[serde(skip_serializing)]
     pub secret: Option<SecretSource>,
     /// A date (the last day it works), an instant, or "never". Default: the environment's maximum, from the first apply
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
     /// Models (globs) it may ask for; absent = what policies allow
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_models: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 /// A price over the shipped ones, or beside them
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Price {
+pub struct Price {
     /// Price list
     pub provider: String,
     pub model: String,
     /// input_tokens, output_tokens, cache_read_tokens, web_searches, …
     pub component: String,
     /// Decimal US dollars for a million units
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub usd_per_million: Option<String>,
     /// Decimal US dollars for `per` units
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub usd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub per: Option<u64>,
     /// Inclusive; absent = always
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub effective_from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 /// A limit for a window of time
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Budget {
+pub struct Budget {
     pub id: String,
     /// All must fit for a call to be covered; empty covers every call
-    #[serde(rename = "match", default)]
+    #[serde(rename = "match", default, deserialize_with = "read_dimensions")]
     #[schemars(schema_with = "dimensions")]
-    pub matches: BTreeMap<String, String>,
+    pub matches: BTreeMap<Dimension, String>,
     /// Decimal US dollars; exactly one limit
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_usd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_calls: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_tool_calls: Option<u64>,
     pub period: PeriodKind,
     /// Date from which periods are counted, for ones that do not begin with the calendar's
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<String>,
     /// IANA name. Default: the organisation's
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
     #[serde(default)]
     pub enforcement: Enforcement,
     /// Percent of the limit. Default 50, 75, 90, 100
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub alert_at_percent: Option<Vec<u16>>,
     #[serde(default)]
     pub notify: Vec<String>,
 }
 
 /// What may be called
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Policy {
+pub struct Policy {
     pub id: String,
-    #[serde(rename = "match", default)]
+    #[serde(rename = "match", default, deserialize_with = "read_dimensions")]
     #[schemars(schema_with = "dimensions")]
-    pub matches: BTreeMap<String, String>,
+    pub matches: BTreeMap<Dimension, String>,
     /// Only these models (globs)
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_models: Option<Vec<String>>,
     /// Not these models (globs)
     #[serde(default)]
@@ -240,9 +270,9 @@ pub(super) struct Policy {
 }
 
 /// Where alerts go
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Notify {
+pub struct Notify {
     pub id: String,
     pub webhook: String,
 }
@@ -269,6 +299,20 @@ pub(super) const NOT_ENFORCED: &[(&str, &[&str])] = &[
     ),
     ("notify", &["email", "slack"]),
 ];
+
+/// The words of the error are what `read` knows it by.
+fn read_dimensions<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<Dimension, String>, D::Error> {
+    let pairs = BTreeMap::<String, String>::deserialize(d)?;
+    let known = |name: &str| {
+        let names = Dimension::ALL.iter().map(|d| d.name());
+        let way_out = match nearest(name, names.clone()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("use one of {}", names.collect::<Vec<_>>().join(", ")),
+        };
+        serde::de::Error::custom(format!("unknown dimension `{name}`: {way_out}"))
+    };
+    pairs.into_iter().map(|(name, v)| Ok((Dimension::from_name(&name).ok_or_else(|| known(&name))?, v))).collect()
+}
 
 fn dimensions(_: &mut SchemaGenerator) -> Schema {
     let text = json_schema!({ "type": "string" });

@@ -4,7 +4,8 @@
 //! section of `file`, `read` turns sections into nouns and asks `rules` about each. Problems are collected, not thrown: one
 //! run names all of them. Nothing in a file is ignored in silence: what has no effect yet is an error or a warning.
 
-mod file;
+mod convert;
+pub mod file;
 mod near;
 mod read;
 pub mod rules;
@@ -17,6 +18,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
+
+pub use convert::{Noun, Read, instant};
+pub use secret::SecretSource;
 
 use crate::domain::catalogue::Notify;
 use crate::domain::key::Secret;

@@ -10,17 +10,13 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::domain::catalogue::Notify;
 use crate::domain::key::{Secret, SecretKind};
-use crate::domain::{
-    Budget, Component, Environment, Limit, Metric, Micros, Money, Organisation, Owner, Policy, PriceOverride, Provider,
-    Service,
-};
+use crate::domain::{Budget, Environment, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::convert::{Noun, instant};
 use super::secret::SecretSource;
 use super::{Config, ConfigError, Declared, KeyDeclaration, Server, Surroundings, Tls, file, rules, shape};
 
-/// Thresholds of a budget that names none.
-pub const DEFAULT_THRESHOLDS: [u16; 4] = [50, 75, 90, 100];
 /// Shortest operator token: 20 characters of base62 are 119 bits.
 const MIN_TOKEN_CHARS: usize = 20;
 
@@ -117,7 +113,7 @@ impl Reader<'_> {
         match T::deserialize(ValueDeserializer::from(value.clone())) {
             Ok(read) => Some((read, place)),
             // The shape has told already, with the nearest key.
-            Err(error) if error.message().starts_with("unknown field") => None,
+            Err(error) if ["unknown field", "unknown dimension"].iter().any(|w| error.message().starts_with(w)) => None,
             Err(error) => {
                 let at = error.span().map_or(value.span().start, |s| s.start);
                 let within = |v: &Spanned<DeValue<'_>>| v.span().start <= at && at < v.span().end;
@@ -196,12 +192,12 @@ impl Reader<'_> {
         let mut declared = Declared { organisation: self.organisation(table), ..Declared::default() };
         let zone = declared.organisation.as_ref().and_then(|o| jiff::tz::TimeZone::get(&o.time_zone).ok());
         let zone = zone.unwrap_or(jiff::tz::TimeZone::UTC);
-        declared.owners = self.owners(table);
-        declared.services = self.services(table);
+        declared.owners = first(self.nouns::<Owner>(table, "owner", |o| &o.id));
+        declared.services = first(self.nouns::<Service>(table, "service", |s| &s.id));
         declared.providers = self.providers(table);
-        declared.notify = self.notify(table);
+        declared.notify = first(self.nouns::<Notify>(table, "notify", |n| &n.id));
         declared.keys = self.keys(table, &zone, &declared.services);
-        declared.prices = self.prices(table, &zone);
+        declared.prices = self.prices(table);
         declared.budgets = self.budgets(table, &declared.notify);
         declared.policies = self.policies(table);
         declared
@@ -216,94 +212,56 @@ impl Reader<'_> {
 
     fn organisation(&mut self, table: &DeTable<'_>) -> Option<Organisation> {
         let (read, place) = self.section::<file::Organisation>(table.get("organisation")?)?;
-        let organisation = Organisation {
-            name: read.name,
-            time_zone: read.time_zone.unwrap_or_else(|| "UTC".to_owned()),
-            fiscal_year_start_month: read.fiscal_year_start_month.unwrap_or(1),
-        };
-        self.rules(&place, rules::organisation(&organisation));
-        Some(organisation)
+        self.noun::<Organisation>(read, &place)
     }
 
-    fn owners(&mut self, table: &DeTable<'_>) -> Vec<Owner> {
-        let mut seen = BTreeSet::new();
-        let mut owners = Vec::new();
-        for (read, place) in self.sections::<file::Owner>(table, "owner") {
-            let owner = Owner { id: read.id, kind: read.kind, name: read.name, email: read.email };
-            self.rules(&place, rules::owner(&owner));
-            self.unique(&mut seen, &place, "id", "owner", &owner.id);
-            owners.push(owner);
-        }
-        owners
-    }
-
-    fn services(&mut self, table: &DeTable<'_>) -> Vec<Service> {
-        let mut seen = BTreeSet::new();
-        let mut services = Vec::new();
-        for (read, place) in self.sections::<file::Service>(table, "service") {
-            let service = Service {
-                application: read.application.unwrap_or_else(|| read.id.clone()),
-                id: read.id,
-                kind: read.kind,
-                owner: read.owner,
-                business_unit: read.business_unit,
-                cost_centre: read.cost_centre,
-                tenant: read.tenant,
-                purpose: read.purpose,
-                caller_fields: read.caller_fields,
-                tenants: read.tenants,
-                workflows: read.workflows,
-                prompt_classes: read.prompt_classes,
-            };
-            self.rules(&place, rules::service(&service));
-            self.unique(&mut seen, &place, "id", "service", &service.id);
-            if service.purpose.is_none() {
-                let what = format!("service `{}` has no purpose: say in a line what it is for", service.id);
-                self.warning(&place, "id", what);
+    /// A section as a noun, with its problems and warnings told.
+    fn noun<T: Noun>(&mut self, written: T::Written, place: &Place) -> Option<T> {
+        match T::read(written) {
+            Ok(read) => {
+                self.rules(place, read.problems);
+                for (key, what) in read.warnings {
+                    self.warning(place, key, what);
+                }
+                Some(read.value)
             }
-            services.push(service);
+            Err(problems) => {
+                self.rules(place, problems);
+                None
+            }
         }
-        services
+    }
+
+    /// All sections of a noun; no id twice.
+    fn nouns<T>(&mut self, table: &DeTable<'_>, name: &str, id: impl Fn(&T) -> &str) -> Vec<(T, Place)>
+    where
+        T: Noun,
+        T::Written: for<'de> Deserialize<'de>,
+    {
+        let mut seen = BTreeSet::new();
+        let mut nouns = Vec::new();
+        for (written, place) in self.sections::<T::Written>(table, name) {
+            let Some(noun) = self.noun::<T>(written, &place) else { continue };
+            self.unique(&mut seen, &place, "id", name, id(&noun));
+            nouns.push((noun, place));
+        }
+        nouns
     }
 
     fn providers(&mut self, table: &DeTable<'_>) -> Vec<(Provider, Option<SecretString>)> {
         let mut seen = BTreeSet::new();
         let mut providers = Vec::new();
-        for (position, (read, place)) in (0..).zip(self.sections::<file::Provider>(table, "provider")) {
-            let provider = Provider {
-                id: read.id,
-                dialect: read.dialect,
-                base_url: read.base_url.trim_end_matches('/').to_owned(),
-                internal: read.internal,
-                models: read.models,
-                price_as: read.price_as.unwrap_or_default(),
-                idle_timeout_s: read.idle_timeout_s.unwrap_or(300),
-                on_client_abort: read.on_client_abort,
-                position,
-            };
-            self.rules(&place, rules::provider(&provider));
-            self.unique(&mut seen, &place, "id", "provider", &provider.id);
-            let credential = self.secret(&place, "api_key", read.api_key);
-            if credential.as_ref().is_some_and(|c| c.expose_secret().bytes().any(|b| !(0x21..0x7f).contains(&b))) {
-                self.problem(&place, "api_key", "a credential has no spaces and no characters beyond ASCII: check it");
+        for (position, (mut written, place)) in (0..).zip(self.sections::<file::Provider>(table, "provider")) {
+            let source = written.api_key.take();
+            let credential = self.secret(&place, "api_key", source);
+            if let Some(what) = credential.as_ref().and_then(rules::credential) {
+                self.problem(&place, "api_key", what);
             }
-            providers.push((provider, credential));
+            let Some(provider) = self.noun::<Provider>(written, &place) else { continue };
+            self.unique(&mut seen, &place, "id", "provider", &provider.id);
+            providers.push((Provider { position, ..provider }, credential));
         }
         providers
-    }
-
-    fn notify(&mut self, table: &DeTable<'_>) -> Vec<Notify> {
-        let mut seen = BTreeSet::new();
-        let mut all = Vec::new();
-        for (read, place) in self.sections::<file::Notify>(table, "notify") {
-            let notify = Notify { id: read.id, webhook: read.webhook };
-            self.rules(&place, rules::notify(&notify));
-            self.unique(&mut seen, &place, "id", "notify", &notify.id);
-            let what = "alerts are recorded and shown on the pages; this version does not send them anywhere yet";
-            self.warning(&place, "webhook", what);
-            all.push(notify);
-        }
-        all
     }
 
     fn keys(&mut self, table: &DeTable<'_>, zone: &jiff::tz::TimeZone, services: &[Service]) -> Vec<KeyDeclaration> {
@@ -379,150 +337,33 @@ impl Reader<'_> {
         }
     }
 
-    fn prices(&mut self, table: &DeTable<'_>, zone: &jiff::tz::TimeZone) -> Vec<PriceOverride> {
+    fn prices(&mut self, table: &DeTable<'_>) -> Vec<PriceOverride> {
         let mut seen = BTreeSet::new();
         let mut prices = Vec::new();
-        for (read, place) in self.sections::<file::Price>(table, "price") {
-            let component = Component::from_name(&read.component);
-            if component.is_none() {
-                let near = super::near::nearest(&read.component, Component::ALL.iter().map(|c| c.name()));
-                let known: Vec<_> = Component::ALL.iter().map(|c| c.name()).collect();
-                let way_out =
-                    near.map_or_else(|| format!("use one of {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
-                self.problem(&place, "component", format!("`{}` is nothing that is priced: {way_out}", read.component));
-            }
-            let amount = match (read.usd_per_million, read.usd, read.per) {
-                (Some(usd), None, None) => Some(("usd_per_million", usd, 1_000_000)),
-                (None, Some(usd), Some(per)) => Some(("usd", usd, per)),
-                _ => {
-                    let what = "give `usd_per_million`, or `usd` and `per` (such as \"10\" and 1000)";
-                    self.problem(&place, "component", what);
-                    None
-                }
-            };
-            for (key, text) in [("provider", &read.provider), ("model", &read.model)] {
-                if text.is_empty() || text.len() > 200 || text.chars().any(char::is_control) {
-                    self.problem(&place, key, "use 1 to 200 characters");
-                }
-            }
-            let from = read.effective_from.as_deref();
-            let effective_from = from.and_then(|text| instant(text, zone, 0));
-            if effective_from.is_none() && from.is_some() {
-                let what = format!("`{}` is not a date: write 2026-12-01 or 2026-12-01T00:00:00Z", from.unwrap_or(""));
-                self.problem(&place, "effective_from", what);
-            }
-            let (Some(component), Some((key, usd, per))) = (component, amount) else { continue };
-            if per == 0 || usd.parse::<Money>().is_ok_and(Money::is_negative) {
-                self.problem(&place, key, "a price is not negative and is for 1 unit or more");
-            } else if let Err(error) = usd.parse::<Money>() {
-                self.problem(&place, key, error);
-            }
-            let same = format!("{}/{}/{}@{}", read.provider, read.model, component.name(), from.unwrap_or("always"));
+        for (written, place) in self.sections::<file::Price>(table, "price") {
+            let Some(price) = self.noun::<PriceOverride>(written, &place) else { continue };
+            let from = price.effective_from.map_or_else(|| "always".to_owned(), |at| at.to_string());
+            let same = format!("{}/{}/{} from {from}", price.provider, price.model, price.component.name());
             self.unique(&mut seen, &place, "component", "price", &same);
-            let (provider, model, note) = (read.provider, read.model, read.note);
-            prices.push(PriceOverride { provider, model, component, usd, per, effective_from, note });
+            prices.push(price);
         }
         prices
     }
 
-    fn limit(&mut self, place: &Place, read: &file::Budget) -> Option<Limit> {
-        let mut limits = Vec::new();
-        if let Some(text) = &read.limit_usd {
-            match text.parse::<Money>() {
-                Ok(money) => limits.push(Limit { metric: Metric::Usd, amount: money.0 }),
-                Err(error) => {
-                    self.problem(place, "limit_usd", error);
-                    return None;
-                }
-            }
-        }
-        let counted = [
-            (Metric::Tokens, read.limit_tokens),
-            (Metric::Calls, read.limit_calls),
-            (Metric::ToolCalls, read.limit_tool_calls),
-        ];
-        limits.extend(counted.into_iter().filter_map(|(metric, n)| n.map(|n| Limit { metric, amount: n.into() })));
-        match limits[..] {
-            [limit] => Some(limit),
-            _ => {
-                let (id, n) = (&read.id, limits.len());
-                let what = format!(
-                    "budget `{id}` has {n} limits: give exactly one of limit_usd, limit_tokens, limit_calls, limit_tool_calls"
-                );
-                self.problem(place, "id", what);
-                None
-            }
-        }
-    }
-
     fn budgets(&mut self, table: &DeTable<'_>, notify: &[Notify]) -> Vec<Budget> {
-        let mut seen = BTreeSet::new();
-        let mut budgets = Vec::new();
-        for (read, place) in self.sections::<file::Budget>(table, "budget") {
-            self.unique(&mut seen, &place, "id", "budget", &read.id);
-            let limit = self.limit(&place, &read);
-            // The shape has told of unknown dimensions.
-            let (matches, _) = rules::matches(&read.matches);
-            for id in read.notify.iter().filter(|id| !notify.iter().any(|n| n.id == **id)) {
-                self.problem(&place, "notify", format!("`{id}` is not declared: add a [[notify]] with this id"));
+        let budgets = self.nouns::<Budget>(table, "budget", |b| &b.id);
+        for (budget, place) in &budgets {
+            for id in budget.notify.iter().filter(|id| !notify.iter().any(|n| n.id == **id)) {
+                self.problem(place, "notify", format!("`{id}` is not declared: add a [[notify]] with this id"));
             }
-            let mut alert_at_percent = read.alert_at_percent.unwrap_or_else(|| DEFAULT_THRESHOLDS.to_vec());
-            alert_at_percent.sort_unstable();
-            alert_at_percent.dedup();
-            let Some(limit) = limit else { continue };
-            let mut budget = Budget {
-                id: read.id,
-                matches,
-                limit,
-                period: read.period,
-                anchor: read.anchor,
-                time_zone: read.time_zone.unwrap_or_default(),
-                fiscal_year_start_month: 0,
-                enforcement: read.enforcement,
-                alert_at_percent,
-                notify: read.notify,
-            };
-            self.rules(&place, rules::budget(&budget));
-            if let Some(what) = rules::soften(&mut budget) {
-                self.warning(&place, "enforcement", what);
-            }
-            budgets.push(budget);
         }
-        budgets
+        first(budgets)
     }
 
     fn policies(&mut self, table: &DeTable<'_>) -> Vec<Policy> {
-        let mut seen = BTreeSet::new();
-        let mut policies = Vec::new();
-        for (position, (read, place)) in (0..).zip(self.sections::<file::Policy>(table, "policy")) {
-            // The shape has told of unknown dimensions.
-            let (matches, _) = rules::matches(&read.matches);
-            let policy = Policy {
-                id: read.id,
-                matches,
-                allow_models: read.allow_models,
-                deny_models: read.deny_models,
-                allow_unmetered: read.allow_unmetered,
-                allow_unpriced: read.allow_unpriced,
-                allow_unbounded: read.allow_unbounded,
-                position,
-            };
-            self.rules(&place, rules::policy(&policy));
-            self.unique(&mut seen, &place, "id", "policy", &policy.id);
-            policies.push(policy);
-        }
-        policies
+        let policies = first(self.nouns::<Policy>(table, "policy", |p| &p.id));
+        (0..).zip(policies).map(|(position, p)| Policy { position, ..p }).collect()
     }
-}
-
-/// An instant, or the start of a day (`days` after it) in a zone.
-fn instant(text: &str, zone: &jiff::tz::TimeZone, days: i64) -> Option<Micros> {
-    if let Ok(at) = text.parse::<Micros>() {
-        return Some(at);
-    }
-    let date: jiff::civil::Date = text.parse().ok()?;
-    let date = date.checked_add(jiff::Span::new().days(days)).ok()?;
-    zone.to_timestamp(date.at(0, 0, 0, 0)).ok().map(Micros::from_timestamp)
 }
 
 /// Serde's words, with the way out where it is not plain from them.
@@ -533,4 +374,8 @@ fn explain(message: &str) -> String {
         return format!("{message}: write it in quotes");
     }
     message
+}
+
+fn first<T>(nouns: Vec<(T, Place)>) -> Vec<T> {
+    nouns.into_iter().map(|(noun, _)| noun).collect()
 }

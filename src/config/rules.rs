@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use secrecy::{ExposeSecret, SecretString};
+
 use crate::domain::catalogue::Notify;
 use crate::domain::id::is_slug;
 use crate::domain::{
@@ -167,6 +169,13 @@ pub fn provider(p: &Provider) -> Vec<Problem> {
     problems
 }
 
+/// Why a provider's credential cannot go into a header.
+pub fn credential(credential: &SecretString) -> Option<String> {
+    let text = credential.expose_secret();
+    let bad = text.is_empty() || text.bytes().any(|b| !(0x21..0x7f).contains(&b));
+    bad.then(|| "a credential has no spaces and no characters beyond ASCII: check it".to_owned())
+}
+
 /// https to the world; loopback, private addresses and http only to what is declared internal.
 fn base_url(text: &str, internal: bool) -> Option<String> {
     let url = match text.parse::<http::Uri>() {
@@ -218,23 +227,6 @@ pub fn is_global(address: IpAddr) -> bool {
             }
         },
     }
-}
-
-/// Reads a `match` as written; unknown dimensions are problems.
-pub fn matches(pairs: &BTreeMap<String, String>) -> (BTreeMap<Dimension, String>, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let mut read = BTreeMap::new();
-    for (name, value) in pairs {
-        match Dimension::from_name(name) {
-            Some(dimension) => drop(read.insert(dimension, value.clone())),
-            None => {
-                let known: Vec<_> = Dimension::ALL.iter().map(|d| d.name()).collect();
-                let known = known.join(", ");
-                problems.push(("match", format!("`{name}` is not a dimension: use one of {known}")));
-            }
-        }
-    }
-    (read, problems)
 }
 
 fn covered(matches: &BTreeMap<Dimension, String>, problems: &mut Vec<Problem>) {

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use super::Surroundings;
 
 /// Where a secret is.
-pub(super) enum SecretSource {
+pub enum SecretSource {
     Literal(SecretString),
     Env(String),
     File(String),
