@@ -4,12 +4,14 @@ use std::borrow::Cow;
 
 use super::decide::{Decision, alert, entry, thresholds};
 use super::entry::{Admit, Body, Deny, NewEntry};
+use super::index::dimension;
 use super::request::{AdmitRequest, Admitted, Denied, Reply};
 use super::state::State;
 use crate::budget::{Bound, Window, percent_used, words};
 use crate::domain::call::BudgetHold;
 use crate::domain::catalogue::KeyStatus;
 use crate::domain::{Budget, Code, Enforcement, Metric, Micros, Money};
+use crate::policy;
 
 /// No output is cut below this many tokens per choice: a shorter answer helps nobody.
 pub const LEAST_OUTPUT: u64 = 256;
@@ -120,7 +122,11 @@ fn gone<'a>(state: &State, at: Micros, admit: &Admit) -> Option<Refused<'a>> {
         let message = format!("Weighbridge: provider '{}' is not configured (any more).", admit.provider);
         return Some(Refused::new(Code::UnknownPath, message));
     }
-    None
+    let policies: Vec<_> = catalogue.policies_in_order().into_iter().cloned().collect();
+    let key_models = key.and_then(|k| k.allow_models.as_deref());
+    let denied = policy::judge(&policies, |d| dimension(admit, d), admit.model.as_deref(), key_models).denied?;
+    let message = format!("Weighbridge: {}.", denied.message);
+    Some(Refused { by: Some(denied.by), ..Refused::new(denied.code, message) })
 }
 
 /// The output to hold, in tokens of all choices together; or who refuses.

@@ -11,6 +11,9 @@ use super::state::{Open, State, posted_by};
 use crate::budget::crossed;
 use crate::domain::{Budget, CallId, Metric, Micros, Money};
 
+/// Most calls one request settles from their holds: what is more waits for the next. Keeps a block bounded.
+pub const MOST_INTERRUPTED: usize = 50_000;
+
 /// Entries to write and the answer once they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -141,9 +144,9 @@ fn job(state: &State, call: CallId, attempt: u8, vendor_id: &str, job_state: &st
     Decision { entries: vec![entry(body, Some(open.seq))], reply: Reply::Recorded { seq: state.next_seq() } }
 }
 
-// Settles open calls from their holds. The answer names the first entry.
+// Settles open calls from their holds, oldest first. The answer names the first entry; who gets `changed` asks again.
 fn interrupt(state: &State, which: impl Fn(&Open) -> bool) -> Decision {
-    let lost = state.running().filter(|open| which(open));
+    let lost = state.running().filter(|open| which(open)).take(MOST_INTERRUPTED);
     let entries: Vec<NewEntry> =
         lost.map(|open| entry(Body::Interrupted { cost: open.cost_if_lost() }, Some(open.seq))).collect();
     if entries.is_empty() {

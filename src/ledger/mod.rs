@@ -16,6 +16,8 @@ pub mod leaf;
 pub mod note;
 pub mod request;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod tree;
 
 pub use accounts::Position;
