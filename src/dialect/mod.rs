@@ -3,6 +3,23 @@
 //! A [`Dialect`] reads facts out of a request, makes the two permitted edits, puts the provider's credential where it
 //! belongs, words refusals as its SDKs expect them, and gives a [`Tap`] that reads the answer as it passes.
 
+mod anthropic;
+mod counts;
+mod free;
+mod json_scan;
+mod members;
+mod openai;
+mod prompt;
+mod reading;
+mod sse;
+mod tap;
+pub mod tokens;
+
+#[cfg(test)]
+mod corpus_tests;
+#[cfg(test)]
+mod tap_tests;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -74,6 +91,31 @@ pub struct CallFacts {
     pub hosted_fees: Vec<(crate::domain::Component, Option<u64>)>,
     /// What the body says about the caller: `user`, `metadata.user_id`, …: claimed only, values cut at 256 bytes.
     pub claimed: BTreeMap<String, String>,
+}
+
+impl CallFacts {
+    /// A call of an endpoint, nothing else known of it.
+    pub fn of(endpoint: &'static str, metering: Metering) -> CallFacts {
+        CallFacts {
+            endpoint,
+            metering,
+            model: None,
+            stream: false,
+            asked_for_usage: false,
+            tools_offered: 0,
+            output_cap: None,
+            output_cap_field: None,
+            choices: 1,
+            input_bytes: 0,
+            input_allowance: 0,
+            unbounded: false,
+            job: false,
+            response_id: None,
+            price_context: BTreeMap::new(),
+            hosted_fees: Vec::new(),
+            claimed: BTreeMap::new(),
+        }
+    }
 }
 
 /// The permitted changes of a request's body.
@@ -149,7 +191,8 @@ pub struct Observation {
     /// Text generated (answer, reasoning, tool arguments), kept for counting: at most 256 KiB, `output_bytes` counts all.
     pub output_text: String,
     pub output_bytes: u64,
-    /// The answer stated no usage although it was metered work.
+    /// The answer did not state all usage although it was metered work: count what `usage` lacks (a broken-off
+    /// Anthropic stream states its input, but not its output).
     pub usage_missing: bool,
     pub flags: Vec<&'static str>,
 }
@@ -208,7 +251,35 @@ pub trait Dialect: Send + Sync {
     fn authorize(&self, headers: &mut HeaderMap, secret: &SecretString);
 }
 
-/// The dialect of a provider's `dialect` setting: look-alikes are `openai`.
-pub fn named(_name: &str) -> Option<&'static dyn Dialect> {
-    unimplemented!()
+/// The dialect of a provider's `dialect` setting: look-alikes are `openai`. None for protocols that are not read yet.
+pub fn named(name: &str) -> Option<&'static dyn Dialect> {
+    match name {
+        "anthropic" => Some(&anthropic::Anthropic),
+        "gemini" | "vertex" | "bedrock" | "cohere" | "ollama" => None,
+        _ => Some(&openai::OpenAi),
+    }
+}
+
+/// The most common mistake in setting up a client: a base URL that ends in `/v1` where the client adds it too.
+pub fn path_mistake(path: &str) -> Option<String> {
+    let doubled =
+        path.split('/').collect::<Vec<_>>().windows(2).any(|w| w[0] == w[1] && matches!(w[0], "v1" | "v1beta"));
+    doubled.then(|| {
+        format!(
+            "`{}` has its version twice: the client adds `/v1` itself, so take it off the end of your base URL",
+            path.chars().take(100).collect::<String>()
+        )
+    })
+}
+
+/// `retry-after` only where a retry makes sense, capped at 30 s: SDKs sleep as long as it says. All else says plainly
+/// that a retry makes none.
+fn retry_headers(refusal: &Refusal) -> Vec<(&'static str, String)> {
+    let seconds = match refusal.code.status() {
+        429 => refusal.retry_after_s.unwrap_or(5),
+        503 => refusal.retry_after_s.unwrap_or(2),
+        408 => return Vec::new(),
+        _ => return vec![("x-should-retry", "false".into())],
+    };
+    vec![("retry-after", seconds.clamp(1, 30).to_string())]
 }

@@ -1,0 +1,264 @@
+//! The recorded exchanges, whole and split at awkward places: usage, tools, finish, model and outcome as expected, and
+//! every byte passed on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+
+use super::*;
+use crate::domain::Component;
+
+/// Dialect and endpoint of a surface of the corpus that this version reads.
+pub fn surface_dialect(surface: &str) -> Option<(&'static dyn Dialect, &'static str, Metering)> {
+    let (dialect, endpoint, metering) = match surface {
+        "openai.chat" => ("openai", "chat.completions", Metering::Metered),
+        "openai.completions" => ("openai", "completions", Metering::Metered),
+        "openai.responses" => ("openai", "responses", Metering::Metered),
+        "openai.responses.retrieve" => ("openai", "responses.retrieve", Metering::Retrieval),
+        "embeddings" => ("openai", "embeddings", Metering::Metered),
+        "anthropic.messages" => ("anthropic", "messages", Metering::Metered),
+        "anthropic.complete" => ("anthropic", "complete", Metering::Metered),
+        "anthropic.count_tokens" => ("anthropic", "messages.count_tokens", Metering::Free),
+        _ => return None,
+    };
+    Some((named(dialect)?, endpoint, metering))
+}
+
+/// The rows of a file of the corpus, or nothing where the shared data is not there (an error under `CI`).
+pub fn corpus(file: &str) -> Vec<Value> {
+    let root = std::env::var_os("WEIGHBRIDGE_SHARED")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let path = root.join("corpus").join(file);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.lines().map(|l| serde_json::from_str(l).unwrap()).collect(),
+        Err(e) => {
+            assert!(std::env::var_os("CI").is_none(), "{}: {e}", path.display());
+            eprintln!("skipped: {}: {e}", path.display());
+            Vec::new()
+        }
+    }
+}
+
+/// The answer of a row as a tap sees it.
+struct Row<'a> {
+    row: &'a Value,
+    dialect: &'static dyn Dialect,
+    facts: CallFacts,
+    status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl<'a> Row<'a> {
+    fn of(row: &'a Value) -> Option<Row<'a>> {
+        let (dialect, endpoint, metering) = surface_dialect(row["surface"].as_str()?)?;
+        let response = &row["response"];
+        let mut headers = HeaderMap::new();
+        for (name, value) in response["headers"].as_object()? {
+            let value = value.as_str().unwrap_or_default();
+            headers.insert(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
+        }
+        if let Some(kind) = response["content_type"].as_str() {
+            headers.insert("content-type", HeaderValue::from_str(kind).ok()?);
+        }
+        if response["content_encoding_header_stale"].as_bool() == Some(true) {
+            headers.insert("content-encoding", HeaderValue::from_static("gzip"));
+        }
+        let body = Bytes::copy_from_slice(response["body"].as_str()?.as_bytes());
+        let mut facts = CallFacts::of(endpoint, metering);
+        facts.stream = row["expected"]["stream"] == true;
+        facts.model = row["expected"]["model_requested"].as_str().map(str::to_string);
+        // A poll of usage figures and a deletion share a surface with calls, but cost nothing.
+        let request = &row["request"];
+        let headers_sent = HeaderMap::new();
+        let head = RequestHead {
+            method: &request["method"].as_str()?.parse().ok()?,
+            path: request["path"].as_str()?,
+            query: None,
+            headers: &headers_sent,
+        };
+        if head.method != http::Method::POST
+            && let Ok(read) = dialect.read_request(&head, b"")
+        {
+            facts = read;
+        }
+        Some(Row { row, dialect, facts, status: response["status"].as_u64()? as u16, headers, body })
+    }
+
+    /// Feeds the body in pieces that end at `cuts`; gives what was seen, and what the caller got.
+    fn replay(&self, body: &Bytes, cuts: &[usize], end: End) -> (Observation, Vec<u8>) {
+        let head = ResponseHead { status: self.status, headers: &self.headers };
+        let mut tap = self.dialect.tap(&self.facts, &head, false);
+        let (mut pass, mut from, mut seen) = (Vec::new(), 0, None);
+        for &to in cuts.iter().chain([&body.len()]) {
+            let progress = tap.feed(body.slice(from..to), &mut pass);
+            from = to;
+            if progress == Progress::Last && seen.is_none() {
+                let passed: usize = pass.iter().map(Bytes::len).sum();
+                assert!(passed < body.len(), "the end is held back");
+                seen = Some(tap.finish(end));
+                tap.release(&mut pass);
+            }
+        }
+        let seen = seen.unwrap_or_else(|| tap.finish(end));
+        tap.release(&mut pass);
+        (seen, pass.concat())
+    }
+}
+
+/// What differs between expected and seen; empty = equal.
+fn differences(row: &Value, seen: &Observation) -> Vec<String> {
+    let expected = &row["expected"];
+    let mut out = Vec::new();
+    let mut check = |what: &str, want: String, got: String| {
+        if want != got {
+            out.push(format!("{what}: expected {want}, got {got}"));
+        }
+    };
+    let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_string);
+    let disputed = row.get("disputed").is_some();
+    check(
+        "usage",
+        format!("{:?}", usage_of(&expected["usage"], disputed)),
+        format!("{:?}", canonical(seen.usage.as_ref(), disputed)),
+    );
+    let side: Vec<_> = expected["extra"]["side_usage"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|s| (text(&s["model"]), usage_of(&s["usage"], false)))
+        .collect();
+    let got: Vec<_> = seen.side_usage.iter().map(|(m, u)| (m.clone(), canonical(Some(u), false))).collect();
+    check("side usage", format!("{side:?}"), format!("{got:?}"));
+    check("tool calls", expected["tool_calls"].to_string(), seen.tools_called.to_string());
+    check("tool names", expected["tool_call_names"].to_string(), serde_json::to_string(&seen.tool_names).unwrap());
+    check("server tools", expected["server_tool_calls"].to_string(), seen.server_tool_calls.to_string());
+    check("finish", format!("{:?}", expected["finish_reason"].as_str()), format!("{:?}", seen.finish_reason));
+    check("model", format!("{:?}", text(&expected["model_reported"])), format!("{:?}", seen.model));
+    if expected.get("response_id").is_some() {
+        check("id", format!("{:?}", text(&expected["response_id"])), format!("{:?}", seen.response_id));
+    }
+    if let Some(tier) = text(&expected["service_tier"]).or_else(|| text(&expected["extra"]["service_tier"])) {
+        check("tier", format!("{:?}", Some(tier)), format!("{:?}", seen.service_tier));
+    }
+    if let Some(n) = expected["extra"]["web_search_requests"].as_u64().filter(|n| *n > 0) {
+        let got = seen.usage.as_ref().and_then(|u| u.get(Component::WebSearches));
+        check("searches", format!("{:?}", Some(n)), format!("{got:?}"));
+    }
+    if let Some(cost) = expected["extra"]["provider_cost_usd"].as_f64().filter(|c| *c > 0.0) {
+        let got = seen.vendor_cost.map_or(0.0, |m| m.0 as f64 / 1e15);
+        check(
+            "vendor cost",
+            "equal".into(),
+            if (got - cost).abs() < 1e-12 { "equal".into() } else { format!("{got} for {cost}") },
+        );
+    }
+    check("outcome", expected["outcome"].to_string(), format!("\"{}\"", outcome(seen, expected)));
+    out
+}
+
+/// Our verdict in the corpus's words.
+fn outcome(seen: &Observation, expected: &Value) -> &'static str {
+    match seen.verdict {
+        Verdict::Error if expected["outcome"] == "error" => "error",
+        Verdict::Error => "error_in_stream",
+        Verdict::Truncated => "truncated",
+        Verdict::Pending => "pending",
+        Verdict::Ok if expected["surface"] == "anthropic.count_tokens" => "not_inference",
+        Verdict::Ok if seen.usage.is_some() => "ok",
+        Verdict::Ok => "ok_no_usage",
+    }
+}
+
+const FIELDS: [(&str, Component); 10] = [
+    ("input_total", Component::InputTokens),
+    ("input_cache_read", Component::CacheReadTokens),
+    ("input_cache_write_5m", Component::CacheWrite5mTokens),
+    ("input_cache_write_1h", Component::CacheWrite1hTokens),
+    ("output_total", Component::OutputTokens),
+    ("output_reasoning", Component::OutputReasoningTokens),
+    ("input_audio", Component::InputAudioTokens),
+    ("output_audio", Component::OutputAudioTokens),
+    ("input_image", Component::InputImageTokens),
+    ("output_image", Component::OutputImageTokens),
+];
+
+type Counted = Option<BTreeMap<&'static str, u64>>;
+
+/// Counts that are not 0. Where the split is disputed, only the totals.
+fn keep(disputed: bool, name: &str, n: u64) -> bool {
+    n > 0 && (!disputed || name.ends_with("_total"))
+}
+
+fn usage_of(expected: &Value, disputed: bool) -> Counted {
+    let usage = expected.as_object()?;
+    Some(FIELDS.iter().map(|(f, _)| (*f, usage[*f].as_u64().unwrap())).filter(|(f, n)| keep(disputed, f, *n)).collect())
+}
+
+fn canonical(usage: Option<&crate::domain::Usage>, disputed: bool) -> Counted {
+    let get = |c| usage.and_then(|u| u.get(c)).unwrap_or(0);
+    usage.map(|_| FIELDS.iter().map(|(f, c)| (*f, get(*c))).filter(|(f, n)| keep(disputed, f, *n)).collect())
+}
+
+/// Awkward places: inside characters, inside line ends, around braces, and some by chance.
+fn awkward(body: &[u8], seed: &mut u64) -> Vec<usize> {
+    let mut cuts: Vec<usize> = (1..body.len())
+        .filter(|&i| {
+            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            body[i] & 0xC0 == 0x80 || body[i - 1] == b'\r' || body[i - 1] == b'\\' || (*seed >> 33) % 97 == 0
+        })
+        .collect();
+    cuts.dedup();
+    cuts
+}
+
+#[test]
+fn every_recorded_exchange_reads_as_expected_however_it_is_split() {
+    let mut score: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    let mut failed = Vec::new();
+    let mut seed = 20_261_123;
+    for row in &corpus("exchanges.jsonl") {
+        let Some(case) = Row::of(row).filter(|_| row["transport"] == "http") else { continue };
+        let (whole, passed) = case.replay(&case.body, &[], End::Complete);
+        assert!(passed == case.body, "{}: bytes differ", row["id"]);
+        let wrong = differences(row, &whole);
+        let entry = score.entry(row["surface"].as_str().unwrap().into()).or_default();
+        entry.1 += 1;
+        entry.0 += u32::from(wrong.is_empty());
+        if !wrong.is_empty() {
+            failed.push(format!("{} {} {}: {}", row["id"], row["provider"], row["surface"], wrong.join("; ")));
+        }
+        let mut splits = vec![awkward(&case.body, &mut seed), awkward(&case.body, &mut seed)];
+        if case.body.len() < 3000 {
+            splits.push((1..case.body.len()).collect());
+        }
+        for cuts in splits {
+            let (split, passed) = case.replay(&case.body, &cuts, End::Complete);
+            assert!(passed == case.body, "{}: bytes differ when split", row["id"]);
+            assert_eq!(split, whole, "{} split at {cuts:?}", row["id"]);
+        }
+        if let Some(wire) = row["response"]["wire_b64"].as_str() {
+            compressed(&case, wire, &whole);
+        }
+    }
+    for (surface, (right, all)) in &score {
+        println!("{surface}: {right} of {all}");
+    }
+    assert!(failed.is_empty(), "{} rows differ:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// The same answer as it came over the wire, compressed.
+fn compressed(case: &Row, wire: &str, whole: &Observation) {
+    let wire = Bytes::from(data_encoding::BASE64.decode(wire.as_bytes()).unwrap());
+    let mut headers = case.headers.clone();
+    headers.insert("content-encoding", HeaderValue::from_static("gzip"));
+    let case = Row { headers, facts: case.facts.clone(), body: wire.clone(), ..*case };
+    for cuts in [vec![], (1..wire.len()).collect::<Vec<_>>()] {
+        let (seen, passed) = case.replay(&wire, &cuts, End::Complete);
+        assert!(passed == wire, "{}: compressed bytes differ", case.row["id"]);
+        assert_eq!(&seen, whole, "{} compressed", case.row["id"]);
+    }
+}
