@@ -55,8 +55,6 @@ pub struct Text<'a> {
     pub text: &'a str,
     /// Decoded bytes in all.
     pub bytes: u64,
-    /// The document ended inside it.
-    pub broken: bool,
 }
 
 /// Receives what the scanner finds. A path names the value itself: `[]` is the document.
@@ -209,7 +207,7 @@ impl JsonScan {
     pub fn abandon(&mut self, sink: &mut dyn Sink) {
         if self.at == At::InString {
             let text = String::from_utf8_lossy(&self.text);
-            sink.string(&self.path, Text { text: &text, bytes: self.bytes, broken: true });
+            sink.string(&self.path, Text { text: &text, bytes: self.bytes });
             self.at = At::Bad;
         }
     }
@@ -351,7 +349,7 @@ impl JsonScan {
                 }
                 if bytes[i] == b'"' {
                     let text = String::from_utf8_lossy(&self.text);
-                    sink.string(&self.path, Text { text: &text, bytes: self.bytes, broken: false });
+                    sink.string(&self.path, Text { text: &text, bytes: self.bytes });
                     self.after_value();
                     return i + 1;
                 }
@@ -522,7 +520,7 @@ mod tests {
             }
         }
         fn string(&mut self, path: &[Seg], t: Text<'_>) {
-            self.0.push(format!("{path:?} {:?} {} {}", t.text, t.bytes, t.broken));
+            self.0.push(format!("{path:?} {:?} {}", t.text, t.bytes));
         }
         fn scalar(&mut self, path: &[Seg], text: &str) {
             self.0.push(format!("{path:?} {text}"));
@@ -595,14 +593,14 @@ mod tests {
         }
         assert!(scan.text.capacity() <= 64, "{}", scan.text.capacity());
         scan.feed(b"\"}", &mut log);
-        assert_eq!(log.0, [format!("[Key(\"a\")] \"aaaaaaaa\" {} false", 64 << 20)]);
+        assert_eq!(log.0, [format!("[Key(\"a\")] \"aaaaaaaa\" {}", 64 << 20)]);
     }
 
     #[test]
     fn nul_bytes_and_broken_utf_8_are_read_lossily() {
         let (log, whole) = scan(&[b"{\"a\":\"x\0\xff\xfe\"}"]);
         assert_eq!(whole, Whole::Complete);
-        assert_eq!(log, ["[Key(\"a\")] \"x\\0\u{fffd}\u{fffd}\" 4 false"]);
+        assert_eq!(log, ["[Key(\"a\")] \"x\\0\u{fffd}\u{fffd}\" 4"]);
     }
 
     proptest! {

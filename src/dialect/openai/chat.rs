@@ -69,7 +69,7 @@ pub struct ChatMeter {
     pending: Vec<Vec<u8>>,
     choice: u32,
     tools: Vec<ToolPiece>,
-    legacy_call: Option<Option<String>>,
+    legacy_call: Option<String>,
     /// Tool calls that have been counted: choice and index, or choice and id.
     seen: BTreeSet<(u32, u64)>,
     executed: BTreeSet<(u32, u32)>,
@@ -97,10 +97,11 @@ impl ChatMeter {
                 add_tool(&mut self.obs, tool.name.as_deref());
             }
         }
+        // Snowflake sends the object with empty texts where there is no call; a stream names it once.
         if let Some(name) = self.legacy_call.take()
             && self.seen.insert((self.choice, u64::MAX))
         {
-            add_tool(&mut self.obs, name.as_deref());
+            add_tool(&mut self.obs, Some(&name));
         }
         self.choice = 0;
     }
@@ -156,10 +157,7 @@ impl Sink for ChatMeter {
                     self.tools.push(ToolPiece { position: *n, ..ToolPiece::default() });
                     Want::Enter
                 }
-                [Key("function_call")] if kind == Kind::Object => {
-                    self.legacy_call = Some(None);
-                    Want::Enter
-                }
+                [Key("function_call")] => Want::Enter,
                 [Key("executed_tools"), At(n)] => {
                     if self.executed.len() < MAX_TOOLS {
                         self.executed.insert((self.choice, *n));
@@ -211,7 +209,7 @@ impl Sink for ChatMeter {
                     _ => add_text(&mut self.obs, text),
                 }
             }
-            [Key("choices"), At(_), _, Key("function_call"), Key("name")] => self.legacy_call = Some(word(text.text)),
+            [Key("choices"), At(_), _, Key("function_call"), Key("name")] => self.legacy_call = word(text.text),
             _ => add_text(&mut self.obs, text),
         }
     }
@@ -286,7 +284,7 @@ impl Meter for ChatMeter {
         self.read_usage();
         let mut obs = std::mem::take(&mut self.obs);
         obs.server_tool_calls = self.executed.len() as u32;
-        obs.usage = self.breakdown.take().or(self.usage.take());
+        obs.usage = whole_usage(self.usage.take(), self.breakdown.take());
         obs.finish_reason_raw = obs.finish_reason_raw.filter(|_| self.finished);
         obs.finish_reason = obs.finish_reason_raw.as_deref().and_then(finish_reason);
         if let Some(tier) = &obs.service_tier {
@@ -310,6 +308,17 @@ impl Meter for ChatMeter {
         }
         searches(&mut obs);
         obs
+    }
+}
+
+/// The breakdown of a compound system, unless the figure at the top already is its sum.
+fn whole_usage(top: Option<Usage>, inner: Option<Usage>) -> Option<Usage> {
+    let same = |a: &Usage, b: &Usage| {
+        [Component::InputTokens, Component::OutputTokens].into_iter().all(|c| a.get(c) == b.get(c))
+    };
+    match (top, inner) {
+        (Some(top), Some(inner)) if same(&top, &inner) => Some(top),
+        (top, inner) => inner.or(top),
     }
 }
 

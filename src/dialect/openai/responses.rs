@@ -203,6 +203,7 @@ impl Sink for ResponsesMeter {
             }
             [Key("delta")] if kind == Kind::String => return want_text(&self.obs),
             [Key("type" | "output_index")] => return Want::Enter,
+            [Key("id")] if self.streamed => return Want::Skip,
             [Key("item"), rest @ ..] => {
                 if rest.is_empty() {
                     self.streamed = true;
@@ -234,7 +235,8 @@ impl Sink for ResponsesMeter {
             _ => {}
         }
         let item = match inner(path) {
-            [Key("id")] if self.obs.response_id.is_none() => return self.obs.response_id = word(text.text),
+            // The terminal event's id is the one under which the response is stored.
+            [Key("id")] => return self.obs.response_id = word(text.text).or(self.obs.response_id.take()),
             [Key("model")] => return self.obs.model = word(text.text).or(self.obs.model.take()),
             [Key("service_tier")] => {
                 return self.obs.service_tier = word(text.text).or(self.obs.service_tier.take());

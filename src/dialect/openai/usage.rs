@@ -36,7 +36,7 @@ pub fn counts(value: &Value, model: Option<&str>, flags: &mut Vec<&'static str>)
         c.first(&[&format!("{}_tokens_details.{name}", side[0]), &format!("{}_tokens_details.{name}", side[1])])
     };
     let cached = detail(&mut c, ["prompt", "input"], "cached_tokens")
-        .or_else(|| c.first(&["prompt_cache_hit_tokens", "cached_tokens", "num_cached_tokens"]));
+        .or_else(|| c.first(&["prompt_cache_hit_tokens", "cached_tokens"]));
     let written = detail(&mut c, ["prompt", "input"], "cache_write_tokens");
     let in_audio = detail(&mut c, ["prompt", "input"], "audio_tokens");
     let in_image = detail(&mut c, ["prompt", "input"], "image_tokens");
