@@ -1,6 +1,8 @@
 //! The writer's clock, so that tests and the demo's history can bring their own.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
 
 use crate::domain::Micros;
 
@@ -8,6 +10,12 @@ use crate::domain::Micros;
 pub trait Clock: Send + Sync {
     /// The present. The writer asks once for each request, in the order of the requests, before it decides.
     fn now(&self) -> Micros;
+
+    /// Microseconds since some fixed instant of this process, by a clock that nobody sets: what jumps of [`Clock::now`]
+    /// are measured against. A clock without one of its own never jumps.
+    fn monotonic(&self) -> i64 {
+        self.now().0
+    }
 
     /// True while the clock is led through the past on purpose (the demo's history): its jumps against the monotonic
     /// clock are meant, and no GAP entry is written for them. Never for a clock that tells the real time.
@@ -23,6 +31,11 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Micros {
         Micros::from_timestamp(jiff::Timestamp::now())
+    }
+
+    fn monotonic(&self) -> i64 {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        i64::try_from(START.elapsed().as_micros()).unwrap_or(i64::MAX)
     }
 }
 

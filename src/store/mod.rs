@@ -3,18 +3,34 @@
 //! [`Ledger`] is the one handle the rest of the product has: it submits requests to the one writer thread and reads from
 //! state, views and journal. It stands for the trait that a shared ledger may implement one day.
 
+mod block;
 pub mod clock;
+pub mod core;
+mod journal;
+mod keeper;
+mod keys;
+mod ledger;
+pub mod media;
+mod reader;
+mod recover;
+mod seal;
+mod shared;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod tiles;
+mod time;
 pub mod views;
+mod writer;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::domain::call::BudgetHold;
-use crate::domain::{Call, CallId, Catalogue, Filter, Micros, Money};
-use crate::ledger::entry::{Entry, Erasable};
-use crate::ledger::request::{Reply, Request};
+use crate::domain::{CallId, Micros, Money};
 
 pub use clock::Clock;
+pub use ledger::Ledger;
+pub use shared::Gauges;
 
 /// When an answer is given to who asked the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,13 +84,6 @@ pub struct AsOf {
     pub at: Micros,
 }
 
-/// A handle on the one ledger of this process; clones are cheap and equal. Dropping the last one does not close it: call
-/// [`Ledger::close`].
-#[derive(Clone)]
-pub struct Ledger {
-    _inner: Arc<()>,
-}
-
 /// A call that is open now.
 #[derive(Clone, Debug)]
 pub struct Running {
@@ -117,86 +126,4 @@ pub struct KnownResponse {
     pub attempt: u8,
     /// The call is a job that has not ended.
     pub open: bool,
-}
-
-impl Ledger {
-    /// Opens a data folder, making it if it is empty: replays what the last snapshot does not have, compares with the
-    /// side file, settles what a crash left open as *interrupted*. One process at a time.
-    pub fn open(_dir: &Path, _options: Options) -> Result<Ledger, StoreError> {
-        unimplemented!()
-    }
-
-    /// Asks the state machine; answers once the entries are durable (see [`Durability`]).
-    pub async fn submit(&self, _request: Request) -> Result<Reply, StoreError> {
-        unimplemented!()
-    }
-
-    /// The same for many requests in order, as one commit where they fit; for imports and tools, never on an async thread.
-    pub fn submit_all(&self, _requests: Vec<Request>) -> Result<Vec<Reply>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Declared state as of the newest commit; no lock, no I/O.
-    pub fn catalogue(&self) -> Arc<Catalogue> {
-        unimplemented!()
-    }
-
-    /// True while entries can be written.
-    pub fn healthy(&self) -> bool {
-        unimplemented!()
-    }
-
-    pub fn head(&self) -> Head {
-        unimplemented!()
-    }
-
-    /// Open calls, oldest first.
-    pub fn running(&self) -> Vec<Running> {
-        unimplemented!()
-    }
-
-    /// Current balances; `at` chooses the periods.
-    pub fn balances(&self, _at: Micros) -> Vec<Balance> {
-        unimplemented!()
-    }
-
-    /// The call that a vendor's answer id belongs to.
-    pub fn response(&self, _provider: &str, _response_id: &str) -> Option<KnownResponse> {
-        unimplemented!()
-    }
-
-    /// Entries from `from` on, at most `limit`, with their groups 1 to 4. Short read transactions.
-    pub fn entries(&self, _from: u64, _limit: usize) -> Result<Vec<(Entry, Erasable)>, StoreError> {
-        unimplemented!()
-    }
-
-    /// The leaf hash of an entry and its inclusion path in the tree of `size` entries.
-    pub fn inclusion(&self, _seq: u64, _size: u64) -> Result<([u8; 32], Vec<[u8; 32]>), StoreError> {
-        unimplemented!()
-    }
-
-    /// Everything derived from the journal, for reports.
-    pub fn views(&self) -> &views::Views {
-        unimplemented!()
-    }
-
-    /// One call, never behind: from the views or the unapplied tail.
-    pub fn call(&self, _id: CallId) -> Result<Option<Call>, StoreError> {
-        unimplemented!()
-    }
-
-    /// Calls of the filter, newest first, starting before the sequence `before`.
-    pub fn calls(
-        &self,
-        _filter: &Filter,
-        _before: Option<u64>,
-        _limit: usize,
-    ) -> Result<(Vec<Call>, AsOf), StoreError> {
-        unimplemented!()
-    }
-
-    /// Commits what is queued and closes the files.
-    pub async fn close(&self) -> Result<(), StoreError> {
-        unimplemented!()
-    }
 }

@@ -1,0 +1,499 @@
+//! The journal's files: one per UTC month of the commit, `journal-2026-11.redb`.
+//!
+//! | table | key | value |
+//! | --- | --- | --- |
+//! | `block.v1` | (epoch, first sequence) | the entries of one commit ([`super::block`]) |
+//! | `group.v1` | (epoch, first sequence, group 1 to 4) | that commit's erasable groups ([`super::block`]) |
+//! | `tile.v1` | (epoch, level, index) | 256 hashes, full tiles only ([`super::tiles`]) |
+//! | `edge.v1` | epoch | version 1, size (8), then the hashes of the tree's right edge, 32 bytes each |
+//! | `snapshot.v1` | epoch | the sealed snapshot the month begins with ([`super::snapshot`]); absent in a ledger's first month |
+//! | `checkpoint.v1` | (epoch, size) | a signed note; registered, written by a later version |
+//! | `cosig.v1` | (epoch, size, witness) | a cosignature line; registered, written by a later version |
+//! | `meta.v1` | name | `format`: 1 (8 bytes); `month`: text; `genesis`: epoch (8), first sequence (8), root before it (32) |
+//!
+//! A tile lies in the file of the month whose commit filled it. One redb transaction writes block, groups, edge and
+//! tiles of a commit together, `Immediate` and with quick-repair, so that a file opens at once after a crash whatever its
+//! size. Readers use short transactions and are not in the writer's way; a page that cannot be read is an error, not a
+//! panic.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::{Durability, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+
+use crate::ledger::tree::Tree;
+
+use super::StoreError;
+use super::block::{self, Raw};
+use super::media::{COLD_CACHE, File, HOT_CACHE, Media, catch};
+use super::tiles::Tile;
+
+const BLOCKS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("block.v1");
+const GROUPS: TableDefinition<(u64, u64, u8), &[u8]> = TableDefinition::new("group.v1");
+const TILES: TableDefinition<(u64, u8, u64), &[u8]> = TableDefinition::new("tile.v1");
+const EDGE: TableDefinition<u64, &[u8]> = TableDefinition::new("edge.v1");
+const SNAPSHOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("snapshot.v1");
+const CHECKPOINTS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("checkpoint.v1");
+const COSIGNATURES: TableDefinition<(u64, u64, &[u8]), &[u8]> = TableDefinition::new("cosig.v1");
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta.v1");
+
+/// Format of the files this version writes, and the newest it reads.
+pub const FORMAT: u64 = 1;
+/// Files of past months kept open at once.
+const OPEN_PAST: usize = 4;
+
+/// An entry as read, with the stored values of its groups 1 to 4.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub seq: u64,
+    pub raw: Raw,
+    pub groups: Vec<(u8, Vec<u8>)>,
+}
+
+/// What one commit writes.
+pub struct Commit<'a> {
+    pub block: &'a block::Builder,
+    pub tree: &'a Tree,
+    pub tiles: &'a [Tile],
+}
+
+/// What a month begins with.
+pub struct Opening<'a> {
+    pub month: &'a str,
+    pub first: u64,
+    pub root: [u8; 32],
+    /// Absent in a ledger's first month, which carries nothing over.
+    pub snapshot: Option<&'a [u8]>,
+}
+
+/// The files, newest last. Shared by the writer and every reader.
+pub struct Journal {
+    media: Media,
+    read_only: bool,
+    pub epoch: u64,
+    months: Mutex<Vec<Month>>,
+}
+
+#[derive(Clone)]
+struct Month {
+    name: String,
+    file: Option<Arc<File>>,
+    /// Sequence of its first entry, once looked up.
+    first: Option<u64>,
+}
+
+impl Month {
+    fn file_name(&self) -> String {
+        format!("journal-{}.redb", self.name)
+    }
+}
+
+impl Journal {
+    /// Opens the newest month; the others when they are asked for. A folder without a journal gives an empty one.
+    pub fn open(media: Media, read_only: bool) -> Result<Journal, StoreError> {
+        let journal = Journal { media, read_only, epoch: 0, months: Mutex::default() };
+        journal.reopen()?;
+        Ok(journal)
+    }
+
+    /// Drops every handle and opens the newest month again: after an error, redb's handles are of no more use.
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        self.close()?;
+        let mut names: Vec<String> = self.media.names()?.iter().filter_map(|n| month_of(n)).collect();
+        names.sort();
+        let mut months: Vec<Month> =
+            names.into_iter().map(|name| Month { name, file: None, first: None }).collect();
+        // A file without a beginning is one that a crash caught before its first commit.
+        while let Some(month) = months.last_mut() {
+            self.look_into(month, true)?;
+            if month.first.is_some() {
+                break;
+            }
+            months.pop();
+        }
+        *self.lock() = months;
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Month>> {
+        self.months.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a month's file and reads where it begins.
+    fn look_into(&self, month: &mut Month, newest: bool) -> Result<(), StoreError> {
+        let name = month.file_name();
+        let file = match (&month.file, newest && !self.read_only) {
+            (Some(file), _) => file.clone(),
+            (None, true) => Arc::new(self.media.open(&name, HOT_CACHE)?),
+            (None, false) => Arc::new(self.media.open_read_only(&name)?),
+        };
+        if month.first.is_none() {
+            month.first = self.read_beginning(&name, &file)?;
+        }
+        month.file = Some(file);
+        Ok(())
+    }
+
+    /// First sequence of a file, after its format was found to be one we know.
+    fn read_beginning(&self, name: &str, file: &File) -> Result<Option<u64>, StoreError> {
+        reading(name, file, |txn| {
+            let Some(meta) = absent(txn.open_table(META))? else { return Ok(None) };
+            let format = meta.get("format")?.and_then(|v| number(v.value(), 0));
+            let genesis = meta.get("genesis")?.and_then(|v| Some((number(v.value(), 0)?, number(v.value(), 8)?)));
+            Ok(format.zip(genesis))
+        })
+        .and_then(|found| match found {
+            None => Ok(None),
+            Some((format, _)) if format > FORMAT => {
+                Err(StoreError::Newer { file: name.into(), found: format, known: FORMAT })
+            }
+            Some((_, (epoch, first))) if epoch == self.epoch => Ok(Some(first)),
+            Some((_, (epoch, _))) => Err(damaged(name, format!("it is of epoch {epoch}, not {}", self.epoch))),
+        })
+    }
+
+    /// The month being written, if any entry was ever written.
+    pub fn month(&self) -> Option<String> {
+        self.lock().last().map(|m| m.name.clone())
+    }
+
+    /// Names of the months there are, oldest first.
+    pub fn months(&self) -> Vec<String> {
+        self.lock().iter().map(|m| m.name.clone()).collect()
+    }
+
+    /// The open file of a month, by its place in the list.
+    fn file(&self, months: &mut [Month], place: usize) -> Result<(String, Arc<File>), StoreError> {
+        let newest = place + 1 == months.len();
+        if !newest && months[place].file.is_none() {
+            let open: Vec<usize> = (0..months.len() - 1).filter(|&i| months[i].file.is_some()).collect();
+            // Far past months are read rarely and in order: the one farthest away is not needed soon.
+            if open.len() >= OPEN_PAST
+                && let Some(&farthest) = open.iter().max_by_key(|&&i| i.abs_diff(place))
+            {
+                months[farthest].file = None;
+            }
+        }
+        let mut month = months[place].clone();
+        self.look_into(&mut month, newest)?;
+        months[place] = month.clone();
+        let file = month.file.clone().ok_or(StoreError::Closed)?;
+        Ok((month.file_name(), file))
+    }
+
+    /// The file that has the entry `seq`, and the place of its month.
+    fn file_of(&self, seq: u64) -> Result<Option<(String, Arc<File>, usize)>, StoreError> {
+        let mut months = self.lock();
+        for place in (0..months.len()).rev() {
+            if months[place].first.is_none() {
+                self.file(&mut months, place)?;
+            }
+            if months[place].first.is_some_and(|first| first <= seq) {
+                let (name, file) = self.file(&mut months, place)?;
+                return Ok(Some((name, file, place)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn file_at(&self, place: usize) -> Result<Option<(String, Arc<File>)>, StoreError> {
+        let mut months = self.lock();
+        if place >= months.len() { Ok(None) } else { self.file(&mut months, place).map(Some) }
+    }
+
+    /// Sequence of the oldest entry there is: 0 until a month is dropped.
+    pub fn oldest(&self) -> Result<Option<u64>, StoreError> {
+        let mut months = self.lock();
+        if months.is_empty() {
+            return Ok(None);
+        }
+        self.file(&mut months, 0)?;
+        Ok(months[0].first)
+    }
+
+    /// Size and right edge of the tree as of the last commit.
+    pub fn edge(&self) -> Result<Option<(u64, Vec<[u8; 32]>)>, StoreError> {
+        let Some(last) = self.lock().len().checked_sub(1) else { return Ok(None) };
+        let Some((name, file)) = self.file_at(last)? else { return Ok(None) };
+        let value = reading(&name, &file, |txn| {
+            Ok(txn.open_table(EDGE)?.get(self.epoch)?.map(|value| value.value().to_vec()))
+        })?;
+        let value = value.ok_or_else(|| damaged(&name, "the tree's edge is missing"))?;
+        match (value.first(), number(&value, 1), value.get(9..).map(<[u8]>::as_chunks::<32>)) {
+            (Some(1), Some(size), Some((hashes, []))) => Ok(Some((size, hashes.to_vec()))),
+            _ => Err(damaged(&name, "the tree's edge is not of a known form")),
+        }
+    }
+
+    /// The sealed snapshot of a month and the sequence of the SNAPSHOT entry that has its hash.
+    pub fn sealed(&self, month: &str) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+        let Some(place) = self.lock().iter().position(|m| m.name == month) else { return Ok(None) };
+        let Some((name, file)) = self.file_at(place)? else { return Ok(None) };
+        let value = reading(&name, &file, |txn| {
+            let Some(table) = absent(txn.open_table(SNAPSHOTS))? else { return Ok(None) };
+            Ok(table.get(self.epoch)?.map(|value| value.value().to_vec()))
+        })?;
+        let first = self.lock().get(place).and_then(|m| m.first);
+        Ok(first.zip(value))
+    }
+
+    /// A full tile.
+    pub fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        // The commit that wrote the last leaf under the tile wrote the tile.
+        let span = 1u64.checked_shl(8 * (u32::from(level) + 1));
+        let Some(last) = span.and_then(|span| (index + 1).checked_mul(span)).map(|end| end - 1) else {
+            return Ok(None);
+        };
+        let Some((name, file, _)) = self.file_of(last)? else { return Ok(None) };
+        reading(&name, &file, |txn| {
+            let Some(table) = absent(txn.open_table(TILES))? else { return Ok(None) };
+            Ok(table.get((self.epoch, level, index))?.map(|value| value.value().to_vec()))
+        })
+    }
+
+    /// Entries from `from` on, at least one whole block's rest if there is any, until `limit` are read; in one short
+    /// read transaction per file.
+    pub fn read(&self, from: u64, limit: usize, with_groups: bool) -> Result<Vec<Stored>, StoreError> {
+        let mut entries = Vec::new();
+        let Some((mut name, mut file, mut place)) = self.file_of(from)? else { return Ok(entries) };
+        let mut next = from;
+        while entries.len() < limit {
+            let before = entries.len();
+            next = self.read_file(&name, &file, next, limit, with_groups, &mut entries)?;
+            place += 1;
+            match self.file_at(place)? {
+                Some((following, handle)) => (name, file) = (following, handle),
+                None => break,
+            }
+            if entries.len() == before && before > 0 {
+                return Err(damaged(&name, format!("entry {next} is missing")));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read_file(
+        &self,
+        name: &str,
+        file: &File,
+        from: u64,
+        limit: usize,
+        with_groups: bool,
+        entries: &mut Vec<Stored>,
+    ) -> Result<u64, StoreError> {
+        let epoch = self.epoch;
+        let mut malformed = None;
+        let mut next = from;
+        reading(name, file, |txn| {
+            let Some(blocks) = absent(txn.open_table(BLOCKS))? else { return Ok(()) };
+            let groups = txn.open_table(GROUPS)?;
+            let Some(start) = blocks.range((epoch, 0)..=(epoch, from))?.next_back().transpose()?.map(|b| b.0.value().1)
+            else {
+                return Ok(());
+            };
+            for row in blocks.range((epoch, start)..=(epoch, u64::MAX))? {
+                let (key, value) = row?;
+                let first = key.value().1;
+                let raws = match block::read_block(value.value()) {
+                    Ok(raws) => raws,
+                    Err(what) => {
+                        malformed = Some(format!("block {first}: {what}"));
+                        return Ok(());
+                    }
+                };
+                let base = entries.len();
+                let skip = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
+                if first > next {
+                    malformed = Some(format!("entry {next} is missing: the next block begins with {first}"));
+                    return Ok(());
+                }
+                let count = raws.len();
+                entries.extend(raws.into_iter().enumerate().skip(skip).map(|(i, raw)| Stored {
+                    seq: first + i as u64,
+                    raw,
+                    groups: Vec::new(),
+                }));
+                if with_groups {
+                    for group in 1..=4u8 {
+                        let Some(value) = groups.get((epoch, first, group))? else { continue };
+                        match block::read_groups(value.value()) {
+                            Ok(found) => attach(&mut entries[base..], skip, group, found),
+                            Err(what) => malformed = Some(format!("group {group} of block {first}: {what}")),
+                        }
+                    }
+                }
+                next = next.max(first + count as u64);
+                if entries.len() >= limit {
+                    entries.truncate(limit);
+                    return Ok(());
+                }
+            }
+            Ok(())
+        })?;
+        match malformed {
+            Some(what) => Err(damaged(name, what)),
+            None => Ok(next),
+        }
+    }
+
+    /// Begins a month: makes its file and writes its beginning together with its first block.
+    pub fn begin(&self, opening: &Opening<'_>, commit: &Commit<'_>) -> Result<(), StoreError> {
+        let mut month = Month { name: opening.month.into(), file: None, first: Some(opening.first) };
+        let name = month.file_name();
+        let file = Arc::new(self.media.open(&name, HOT_CACHE)?);
+        self.media.sync_names().map_err(|e| StoreError::Unwritable(e.to_string()))?;
+        writing(&name, &file, |txn| {
+            txn.open_table(CHECKPOINTS)?;
+            txn.open_table(COSIGNATURES)?;
+            txn.open_table(TILES)?;
+            let mut meta = txn.open_table(META)?;
+            meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
+            meta.insert("month", opening.month.as_bytes())?;
+            let mut genesis = Vec::with_capacity(48);
+            genesis.extend_from_slice(&self.epoch.to_le_bytes());
+            genesis.extend_from_slice(&opening.first.to_le_bytes());
+            genesis.extend_from_slice(&opening.root);
+            meta.insert("genesis", genesis.as_slice())?;
+            let mut snapshots = txn.open_table(SNAPSHOTS)?;
+            if let Some(snapshot) = opening.snapshot {
+                snapshots.insert(self.epoch, snapshot)?;
+            }
+            self.write_commit(txn, commit)
+        })?;
+        month.file = Some(file);
+        let mut months = self.lock();
+        // The month before is read-only from now on: its handle goes when its last reader has.
+        if let Some(past) = months.last_mut() {
+            past.file = None;
+        }
+        months.push(month);
+        Ok(())
+    }
+
+    /// Adds a block to the month being written; returns when it is on disk.
+    pub fn commit(&self, commit: &Commit<'_>) -> Result<(), StoreError> {
+        let (name, file) = {
+            let months = self.lock();
+            let month = months.last().ok_or(StoreError::Closed)?;
+            (month.file_name(), month.file.clone().ok_or(StoreError::Closed)?)
+        };
+        writing(&name, &file, |txn| self.write_commit(txn, commit))
+    }
+
+    fn write_commit(&self, txn: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb::Error> {
+        let first = commit.block.first;
+        txn.open_table(BLOCKS)?.insert((self.epoch, first), commit.block.block.as_slice())?;
+        {
+            let mut groups = txn.open_table(GROUPS)?;
+            for (group, value) in (1u8..).zip(&commit.block.groups).filter(|(_, value)| !value.is_empty()) {
+                groups.insert((self.epoch, first, group), value.as_slice())?;
+            }
+        }
+        let mut edge = Vec::with_capacity(9 + 32 * commit.tree.edge().len());
+        edge.push(1);
+        edge.extend_from_slice(&commit.tree.size().to_le_bytes());
+        for hash in commit.tree.edge() {
+            edge.extend_from_slice(hash);
+        }
+        txn.open_table(EDGE)?.insert(self.epoch, edge.as_slice())?;
+        if !commit.tiles.is_empty() {
+            let mut tiles = txn.open_table(TILES)?;
+            for (level, index, bytes) in commit.tiles {
+                tiles.insert((self.epoch, *level, *index), bytes.as_slice())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes every file nobody reads at the moment; a reader's handle closes with the reader.
+    pub fn close(&self) -> Result<(), StoreError> {
+        let months = std::mem::take(&mut *self.lock());
+        for month in months {
+            let name = month.file_name();
+            if let Some(file) = month.file.and_then(Arc::into_inner) {
+                // What follows an error is an error again; the file itself is as the last commit left it.
+                if let Err(e) = catch(&name, || file.close())? {
+                    tracing::warn!(file = name, error = %e, "closing a journal file");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives each group to its entry; `skip` entries of the block were not wanted.
+fn attach(entries: &mut [Stored], skip: usize, group: u8, found: Vec<(u16, Vec<u8>)>) {
+    for (position, bytes) in found {
+        let Some(position) = usize::from(position).checked_sub(skip) else { continue };
+        if let Some(entry) = entries.get_mut(position) {
+            entry.groups.push((group, bytes));
+        }
+    }
+}
+
+fn month_of(file_name: &str) -> Option<String> {
+    let month = file_name.strip_prefix("journal-")?.strip_suffix(".redb")?;
+    let shape = month.bytes().enumerate().all(|(i, b)| if i == 4 { b == b'-' } else { b.is_ascii_digit() });
+    (month.len() == 7 && shape).then(|| month.to_string())
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn damaged(file: &str, what: impl Into<String>) -> StoreError {
+    StoreError::Damaged { file: file.into(), what: what.into() }
+}
+
+/// `None` where the table was never made.
+fn absent<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, redb::TableError> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Runs `f` in a read transaction; redb's errors and panics become ours.
+pub fn reading<T>(
+    name: &str,
+    file: &File,
+    f: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+) -> Result<T, StoreError> {
+    catch(name, || f(&file.read()?))?.map_err(|e| explain(name, e))
+}
+
+/// Runs `f` in a write transaction and commits it, durable when this returns.
+pub fn writing<T>(
+    name: &str,
+    file: &File,
+    f: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+) -> Result<T, StoreError> {
+    let File::Writable(db) = file else {
+        return Err(StoreError::Unwritable(format!("`{name}` is open for reading only")));
+    };
+    let write = || {
+        let mut txn = db.begin_write()?;
+        txn.set_durability(Durability::Immediate)?;
+        txn.set_quick_repair(true);
+        let result = f(&txn)?;
+        txn.commit()?;
+        Ok::<T, redb::Error>(result)
+    };
+    catch(name, write)?.map_err(|e| explain(name, e))
+}
+
+/// redb's error in our words.
+pub fn explain(name: &str, error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Corrupted(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::TypeDefinitionChanged { .. } => damaged(name, error.to_string()),
+        other => StoreError::Unwritable(format!("`{name}`: {other}")),
+    }
+}
+
+/// Opens one of the small files beside the journal.
+pub fn open_small(media: &Media, name: &str) -> Result<File, StoreError> {
+    media.open(name, COLD_CACHE)
+}

@@ -1,0 +1,186 @@
+//! Keeps the side files behind the writer's back: `head.log` about every five seconds, the running snapshot every minute
+//! or fifty thousand entries, both once more at the end.
+//!
+//! `head.log` is append-only text, one line per note: epoch, size, root in hex. A journal that is shorter than its last
+//! line, or has another root there, was rolled back or replaced.
+
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+
+use super::media::Media;
+use super::reader::Reader;
+use super::snapshot::{self, Carried};
+use super::{Head, StoreError};
+
+/// Name of the side file.
+pub const HEAD_LOG: &str = "head.log";
+const HEAD_EVERY: Duration = Duration::from_secs(5);
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
+const SNAPSHOT_ENTRIES: u64 = 50_000;
+/// `head.log` is cut to its last part at start when it has grown past this, in bytes.
+const HEAD_LOG_LIMIT: usize = 8 << 20;
+const HEAD_LOG_KEPT: usize = 1 << 20;
+
+enum Job {
+    Head(String),
+    Snapshot(Box<Carried>),
+}
+
+/// The thread that writes side files; the writer only hands over, and skips a turn rather than wait.
+pub struct Keeper {
+    media: Media,
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    head_at: Instant,
+    noted: u64,
+    snapshot_at: Instant,
+    snapshot_size: u64,
+}
+
+impl Keeper {
+    /// `size`: entries at start.
+    pub fn start(media: Media, size: u64) -> Result<Keeper, StoreError> {
+        let (jobs, queue) = sync_channel(4);
+        let place = media.clone();
+        let work = move || {
+            for job in queue {
+                let (name, written) = match job {
+                    Job::Head(line) => (HEAD_LOG, place.append_side(HEAD_LOG, line.as_bytes())),
+                    Job::Snapshot(carried) => (snapshot::FILE, place.replace_side(snapshot::FILE, &carried.to_file())),
+                };
+                if let Err(e) = written {
+                    tracing::warn!(file = name, error = %e, "a side file cannot be written");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(work);
+        let thread = thread.map_err(|e| StoreError::Unwritable(format!("no thread for side files: {e}")))?;
+        let now = Instant::now();
+        Ok(Keeper {
+            media,
+            jobs: Some(jobs),
+            thread: Some(thread),
+            head_at: now,
+            noted: size,
+            snapshot_at: now,
+            snapshot_size: size,
+        })
+    }
+
+    fn hand_over(&self, job: Job) -> bool {
+        !matches!(self.jobs.as_ref().map(|jobs| jobs.try_send(job)), None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))))
+    }
+
+    /// Notes the head if it moved and it is time.
+    pub fn note_head(&mut self, head: &Head) {
+        if head.size != self.noted && self.head_at.elapsed() >= HEAD_EVERY && self.hand_over(Job::Head(line(head))) {
+            self.head_at = Instant::now();
+            self.noted = head.size;
+        }
+    }
+
+    /// Whether a running snapshot is due.
+    pub fn wants_snapshot(&self, size: u64) -> bool {
+        let new = size - self.snapshot_size.min(size);
+        new >= SNAPSHOT_ENTRIES || (new > 0 && self.snapshot_at.elapsed() >= SNAPSHOT_EVERY)
+    }
+
+    /// Hands a snapshot over. The next is due after as many entries or as long again, even if this one was skipped.
+    pub fn snapshot(&mut self, carried: Carried) {
+        self.snapshot_at = Instant::now();
+        self.snapshot_size = carried.size();
+        self.hand_over(Job::Snapshot(Box::new(carried)));
+    }
+
+    /// Ends the thread, then writes both files as of the end.
+    pub fn close(&mut self, head: &Head, carried: Carried) -> Result<(), StoreError> {
+        self.stop();
+        let unwritable = |e: std::io::Error| StoreError::Unwritable(e.to_string());
+        if head.size != self.noted {
+            self.media.append_side(HEAD_LOG, line(head).as_bytes()).map_err(unwritable)?;
+        }
+        self.media.replace_side(snapshot::FILE, &carried.to_file()).map_err(unwritable)
+    }
+
+    fn stop(&mut self) {
+        self.jobs = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that keeps the side files has died");
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn line(head: &Head) -> String {
+    format!("{} {} {}\n", head.epoch, head.size, HEXLOWER.encode(&head.root))
+}
+
+/// A line of `head.log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    pub epoch: u64,
+    pub size: u64,
+    pub root: [u8; 32],
+}
+
+/// The lines of the side file. A last line without its end is one that a crash cut off; any other odd line is damage.
+pub fn read_head_log(media: &Media) -> Result<Vec<Noted>, StoreError> {
+    let bytes = media.read_side(HEAD_LOG).map_err(|e| StoreError::Unwritable(format!("`{HEAD_LOG}`: {e}")))?;
+    let text = String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned();
+    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    let parse = |(number, line): (usize, &str)| {
+        parse_line(line).ok_or_else(|| StoreError::Damaged {
+            file: HEAD_LOG.into(),
+            what: format!("line {} is not `epoch size root`", number + 1),
+        })
+    };
+    whole.lines().enumerate().map(parse).collect()
+}
+
+fn parse_line(line: &str) -> Option<Noted> {
+    let mut words = line.split(' ');
+    let (epoch, size, root) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?);
+    Some(Noted { epoch, size, root: HEXLOWER.decode(root.as_bytes()).ok()?.try_into().ok()? })
+}
+
+/// Compares the journal with the last line; cuts the file short where it has grown long.
+pub fn compare_head_log(media: &Media, reader: &Reader, size: u64) -> Result<(), StoreError> {
+    let Some(noted) = read_head_log(media)?.pop() else { return Ok(()) };
+    if noted.epoch != reader.journal.epoch {
+        return Err(StoreError::Rollback { what: format!("`{HEAD_LOG}` is of epoch {}", noted.epoch) });
+    }
+    if noted.size > size {
+        let what = format!("`{HEAD_LOG}` has {} entries, the journal {size}", noted.size);
+        return Err(StoreError::Rollback { what });
+    }
+    if reader.root(noted.size)? != noted.root {
+        let what = format!("the first {} entries are not those that `{HEAD_LOG}` was written for", noted.size);
+        return Err(StoreError::Rollback { what });
+    }
+    shorten(media)
+}
+
+fn shorten(media: &Media) -> Result<(), StoreError> {
+    let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{HEAD_LOG}`: {e}"));
+    let Some(bytes) = media.read_side(HEAD_LOG).map_err(unwritable)? else { return Ok(()) };
+    // A line that a crash cut off would run into the next one.
+    let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let start = match bytes.len().checked_sub(HEAD_LOG_KEPT) {
+        Some(start) if bytes.len() > HEAD_LOG_LIMIT => {
+            bytes[start..].iter().position(|b| *b == b'\n').map_or(start, |at| start + at + 1)
+        }
+        _ => 0,
+    };
+    if start > 0 || end < bytes.len() {
+        media.replace_side(HEAD_LOG, &bytes[start..end]).map_err(unwritable)?;
+    }
+    Ok(())
+}

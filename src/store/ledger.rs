@@ -1,0 +1,301 @@
+//! [`Ledger`]: the one handle on state, journal and views that the rest of the product has.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::domain::{Call, CallId, Catalogue, Filter, Micros};
+use crate::ledger::entry::{Entry, Erasable};
+use crate::ledger::request::{Reply, Request};
+
+use super::core::Core;
+use super::journal::Journal;
+use super::keeper::compare_head_log;
+use super::keys::DataKeys;
+use super::media::{Media, Memory};
+use super::reader::{MAX_READ, Reader};
+use super::recover::recover;
+use super::seal::RootKey;
+use super::shared::{Gauges, Shared};
+use super::views::Views;
+use super::writer::{Many, Message, Writer, unpoisoned};
+use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError};
+
+/// Requests accepted and not yet answered, at most.
+const QUEUE: usize = 8_192;
+/// How long a request waits for a place in the queue.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A handle on the one ledger of this process; clones are cheap and equal. Dropping the last one commits what is queued
+/// and closes the files some time later; [`Ledger::close`] does it now and says how it went.
+#[derive(Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    reader: Arc<Reader>,
+    views: Arc<Views>,
+    core: Core,
+    root: RootKey,
+    queue: SyncSender<Message>,
+    places: Arc<Semaphore>,
+    /// Held while the folder is open; released by `close`.
+    lock: Mutex<Option<std::fs::File>>,
+}
+
+impl Ledger {
+    /// Opens a data folder, making it if it is empty: replays what the last snapshot does not have, compares with the
+    /// side file, settles what a crash left open as *interrupted*. One process at a time.
+    pub fn open(dir: &Path, options: Options) -> Result<Ledger, StoreError> {
+        let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{}`: {e}", dir.display()));
+        make_folder(dir).map_err(unwritable)?;
+        let lock = lock_folder(dir)?;
+        Ledger::open_media(Media::Folder(dir.into()), options, Some(lock))
+    }
+
+    /// A ledger that keeps nothing beyond the process: for tests and for trying out.
+    pub fn open_in_memory(options: Options) -> Result<Ledger, StoreError> {
+        Ledger::open_memory(&Memory::new(), options)
+    }
+
+    /// A ledger in a folder in memory that outlives it: closed and opened again, it has what was committed.
+    pub fn open_memory(memory: &Memory, options: Options) -> Result<Ledger, StoreError> {
+        Ledger::open_media(Media::Memory(memory.clone()), options, None)
+    }
+
+    fn open_media(media: Media, options: Options, lock: Option<std::fs::File>) -> Result<Ledger, StoreError> {
+        let root = RootKey::load(&media)?;
+        let keys = Arc::new(DataKeys::open(&media, &root)?);
+        let core = Core::open(&media, &root)?;
+        let journal = Arc::new(Journal::open(media.clone(), false)?);
+        let reader = Arc::new(Reader { journal, keys: Some(keys) });
+        // What was promised first: a journal that was replaced is not to be replayed at length.
+        let size = reader.journal.edge()?.map_or(0, |(size, _)| size);
+        compare_head_log(&media, &reader, size)?;
+        let carried = recover(&reader, &media)?;
+        let views = Arc::new(open_views(&media, &reader, size)?);
+        let shared = Arc::new(Shared::new(options.clock, reader.journal.epoch));
+        let writer =
+            Writer::new(shared.clone(), reader.clone(), views.clone(), media, options.durability, carried)?;
+        // Never full by itself: a place in the queue goes with a permit, and tools send one message at a time.
+        let (queue, requests) = sync_channel(QUEUE + 64);
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(requests));
+        thread.map_err(|e| StoreError::Unwritable(format!("no thread for the writer: {e}")))?;
+        let places = Arc::new(Semaphore::new(QUEUE));
+        let inner = Inner { shared, reader, views, core, root, queue, places, lock: Mutex::new(lock) };
+        let ledger = Ledger { inner: Arc::new(inner) };
+        ledger.submit_all(vec![Request::InterruptAll])?;
+        Ok(ledger)
+    }
+
+    /// Asks the state machine; answers once the entries are durable (see [`super::Durability`]). A request that was sent
+    /// is carried out even if the caller stops waiting.
+    pub async fn submit(&self, request: Request) -> Result<Reply, StoreError> {
+        let permit = match self.inner.places.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => self.wait_for_a_place().await?,
+        };
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::One(Box::new(request), answer, permit))?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn wait_for_a_place(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let place = self.inner.places.clone().acquire_owned();
+        match tokio::time::timeout(PATIENCE, place).await {
+            Ok(permit) => permit.map_err(|_| StoreError::Closed),
+            Err(_) => Err(StoreError::Busy),
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), StoreError> {
+        self.inner.queue.try_send(message).map_err(|e| match e {
+            TrySendError::Full(_) => StoreError::Busy,
+            TrySendError::Disconnected(_) => StoreError::Closed,
+        })
+    }
+
+    /// The same for many requests in order, as one commit where they fit; for imports and tools, never on an async
+    /// thread. The first that fails ends it: those before it stand, those after it are not tried.
+    pub fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<Reply>, StoreError> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (answer, answered) = oneshot::channel();
+        let replies = Vec::with_capacity(requests.len());
+        self.send(Message::Many(Many { requests: requests.into(), replies, answer }))?;
+        answered.blocking_recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// Declared state as of the newest commit; no lock, no I/O.
+    pub fn catalogue(&self) -> Arc<Catalogue> {
+        self.inner.shared.catalogue()
+    }
+
+    /// True while entries can be written.
+    pub fn healthy(&self) -> bool {
+        self.inner.shared.healthy.load(Ordering::SeqCst)
+    }
+
+    /// Where journal and views stand.
+    pub fn head(&self) -> Head {
+        Head { applied: self.inner.views.applied(), ..self.inner.shared.head() }
+    }
+
+    /// Open calls, oldest first. As decided: at most one commit ahead of the disk.
+    pub fn running(&self) -> Vec<Running> {
+        self.inner.shared.read(|state| {
+            let running = state.running().map(|open| Running {
+                call: open.call,
+                attempt: open.attempt,
+                seq: open.seq,
+                at: open.at,
+                job: open.job,
+                hold: open.hold,
+                holds: open.budget_holds(),
+            });
+            running.collect()
+        })
+    }
+
+    /// Balances of every declared budget in the period `at` is in; zero where nothing was posted yet.
+    pub fn balances(&self, at: Micros) -> Vec<Balance> {
+        let current = self.inner.shared.read(|state| state.current(at));
+        let balance = |(budget, period, posted, held, open_holds): (Arc<crate::domain::Budget>, _, _, _, _)| Balance {
+            budget: budget.id.clone(),
+            period,
+            posted,
+            held,
+            open_holds,
+        };
+        current.into_iter().map(balance).collect()
+    }
+
+    /// The call that a vendor's answer id belongs to: an open job, or any call the views know.
+    pub fn response(&self, provider: &str, response_id: &str) -> Option<KnownResponse> {
+        let job = self.inner.shared.read(|state| state.job(provider, response_id));
+        if let Some((call, attempt)) = job {
+            return Some(KnownResponse { call, attempt, open: true });
+        }
+        match self.inner.views.response(provider, response_id) {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(%error, "looking up a response");
+                None
+            }
+        }
+    }
+
+    /// Entries from `from` on, at most `limit` (and at most 10,000), with their groups 1 to 4. Short read transactions.
+    pub fn entries(&self, from: u64, limit: usize) -> Result<Vec<(Entry, Erasable)>, StoreError> {
+        self.inner.reader.entries(from, limit.min(MAX_READ))
+    }
+
+    /// The leaf hash of an entry and its inclusion path in the tree of `size` entries.
+    pub fn inclusion(&self, seq: u64, size: u64) -> Result<([u8; 32], Vec<[u8; 32]>), StoreError> {
+        let head = self.head().size;
+        if size > head {
+            return Err(StoreError::Refused(format!("the tree has {head} entries, not {size}")));
+        }
+        self.inner.reader.inclusion(seq, size)
+    }
+
+    /// Root of the tree of the first `size` entries.
+    pub fn root(&self, size: u64) -> Result<[u8; 32], StoreError> {
+        self.inner.reader.root(size)
+    }
+
+    /// One call, never behind: from the views or the unapplied tail.
+    pub fn call(&self, id: CallId) -> Result<Option<Call>, StoreError> {
+        self.inner.views.call(id)
+    }
+
+    /// Calls of the filter, newest first, starting before the sequence `before`.
+    pub fn calls(
+        &self,
+        filter: &Filter,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<(Vec<Call>, AsOf), StoreError> {
+        self.inner.views.calls(filter, before, limit)
+    }
+
+    /// The derived side: rollups and scans.
+    pub fn views(&self) -> &Views {
+        &self.inner.views
+    }
+
+    /// What is not in the journal: operators, sessions, provider secrets.
+    pub fn core(&self) -> &Core {
+        &self.inner.core
+    }
+
+    /// Key of stored credential hashes.
+    pub fn pepper(&self) -> &hmac::Key {
+        &self.inner.root.pepper
+    }
+
+    /// Key of content fingerprints.
+    pub fn fingerprint_key(&self) -> &hmac::Key {
+        &self.inner.root.fingerprints
+    }
+
+    /// The writer's clock.
+    pub fn clock(&self) -> &Arc<dyn super::Clock> {
+        &self.inner.shared.clock
+    }
+
+    /// What the writer says about itself, for `/metrics`.
+    pub fn gauges(&self) -> Gauges {
+        let queued = QUEUE.saturating_sub(self.inner.places.available_permits()) as u64;
+        let head = self.head();
+        let open = self.inner.shared.read(|state| state.running().count()) as u64;
+        self.inner.shared.gauges.read(queued, head.size.saturating_sub(head.applied), open)
+    }
+
+    /// Commits what is queued and closes the files. Everything asked afterwards is refused as closed.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Close(answer))?;
+        let result = answered.await.map_err(|_| StoreError::Closed)?;
+        unpoisoned(self.inner.lock.lock()).take();
+        result
+    }
+}
+
+fn open_views(media: &Media, reader: &Arc<Reader>, size: u64) -> Result<Views, StoreError> {
+    let dir = match media {
+        Media::Folder(dir) => Some(dir.as_path()),
+        Media::Memory(_) => None,
+    };
+    let reader = reader.clone();
+    Views::open(dir, Arc::new(move |from, limit| reader.entries(from, limit)), size)
+}
+
+fn make_folder(dir: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// Takes the folder for this process until the handle is dropped.
+pub fn lock_folder(dir: &Path) -> Result<std::fs::File, StoreError> {
+    let path = dir.join("lock");
+    let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{}`: {e}", path.display()));
+    let options = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = options.map_err(unwritable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse(dir.display().to_string())),
+        Err(std::fs::TryLockError::Error(e)) => Err(unwritable(e)),
+    }
+}

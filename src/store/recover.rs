@@ -1,0 +1,110 @@
+//! Brings the state to where the journal stands: newest fitting snapshot, then replay of what came after it.
+//!
+//! The running snapshot is tried first, then the sealed one of the newest month, then a replay from the first entry. Each
+//! ends in the same comparison: the tree that results has the right edge that the last commit stored. So a snapshot that
+//! does not belong to this journal is noticed, whatever it says about itself.
+
+use sha2::{Digest, Sha256};
+
+use crate::ledger::entry::Body;
+use crate::ledger::leaf::leaf_hash;
+
+use super::StoreError;
+use super::media::Media;
+use super::reader::{MAX_READ, Reader};
+use super::snapshot::{self, Carried};
+use super::tiles::WIDTH;
+
+/// The state after the last entry in the journal.
+pub fn recover(reader: &Reader, media: &Media) -> Result<Carried, StoreError> {
+    let journal = &reader.journal;
+    let Some((size, edge)) = journal.edge()? else { return Ok(Carried::genesis(journal.epoch)) };
+    match running(reader, media, size) {
+        Ok(Some(carried)) => match replay(reader, carried, size, &edge) {
+            Ok(carried) => return Ok(carried),
+            Err(e) => tracing::warn!(error = %e, "the running snapshot does not fit the journal: replaying without it"),
+        },
+        Ok(None) => {}
+        Err(what) => tracing::warn!(what, "the running snapshot is of no use: replaying without it"),
+    }
+    let start = sealed(reader)?.unwrap_or_else(|| Carried::genesis(journal.epoch));
+    replay(reader, start, size, &edge)
+}
+
+/// The running snapshot, if it is of this journal and not ahead of it.
+fn running(reader: &Reader, media: &Media, size: u64) -> Result<Option<Carried>, String> {
+    let Some(bytes) = media.read_side(snapshot::FILE).map_err(|e| e.to_string())? else { return Ok(None) };
+    let carried = Carried::from_file(&bytes)?;
+    if carried.epoch != reader.journal.epoch || carried.size() > size {
+        return Err(format!("it is of entry {} and the journal has {size}", carried.size()));
+    }
+    check_last_leaves(reader, &carried).map_err(|e| e.to_string())?;
+    Ok(Some(carried))
+}
+
+/// The last entries before the snapshot, read again and hashed, are the ones it was made after.
+fn check_last_leaves(reader: &Reader, carried: &Carried) -> Result<(), StoreError> {
+    let size = carried.size();
+    let first = size / WIDTH * WIDTH;
+    let known = carried.tiles.levels().first().map(Vec::as_slice).unwrap_or_default();
+    for (stored, known) in reader.journal.read(first, (size - first) as usize, false)?.iter().zip(known) {
+        stored.raw.open(stored.seq).map_err(damaged)?;
+        if leaf_hash(&stored.raw.leaf) != *known {
+            return Err(damaged(format!("entry {} is not the one that was hashed into the tree", stored.seq)));
+        }
+    }
+    Ok(())
+}
+
+/// The sealed snapshot the newest month begins with, after its hash was found in the SNAPSHOT entry.
+pub fn sealed(reader: &Reader) -> Result<Option<Carried>, StoreError> {
+    let Some(month) = reader.journal.month() else { return Ok(None) };
+    sealed_of(reader, &month)
+}
+
+/// The sealed snapshot of a month; `None` in a ledger's first month.
+pub fn sealed_of(reader: &Reader, month: &str) -> Result<Option<Carried>, StoreError> {
+    let Some((first, bytes)) = reader.journal.sealed(month)? else { return Ok(None) };
+    let opening = reader.entries(first, 1)?;
+    let promised = match opening.first().map(|(entry, _)| &entry.body) {
+        Some(Body::Snapshot { sha256, .. }) => *sha256,
+        _ => return Err(damaged(format!("month {month} does not begin with a SNAPSHOT entry"))),
+    };
+    if Sha256::digest(&bytes).as_slice() != promised {
+        return Err(damaged(format!("the sealed snapshot of {month} does not fit its SNAPSHOT entry {first}")));
+    }
+    let carried = Carried::decode(&bytes).map_err(damaged)?;
+    if carried.size() != first {
+        return Err(damaged(format!("the sealed snapshot of {month} is of entry {}, not {first}", carried.size())));
+    }
+    Ok(Some(carried))
+}
+
+fn replay(reader: &Reader, mut carried: Carried, size: u64, edge: &[[u8; 32]]) -> Result<Carried, StoreError> {
+    let mut full = Vec::new();
+    while carried.size() < size {
+        let from = carried.size();
+        let wanted = usize::try_from(size - from).unwrap_or(MAX_READ).min(MAX_READ);
+        let stored = reader.journal.read(from, wanted, true)?;
+        if stored.is_empty() {
+            return Err(damaged(format!("entry {from} is missing")));
+        }
+        for stored in &stored {
+            let opened = reader.open(stored)?;
+            let apply = carried.state.apply(&opened.entry);
+            apply.map_err(|e| damaged(format!("entry {} cannot be applied: {e}", stored.seq)))?;
+            carried.state.recall(&opened.entry.body, &opened.erasable);
+            carried.tree.push(opened.hash);
+            carried.tiles.push(stored.seq, opened.hash, &mut full);
+            full.clear();
+        }
+    }
+    if carried.tree.edge() != edge {
+        return Err(damaged(format!("the {size} entries do not give the tree that was committed")));
+    }
+    Ok(carried)
+}
+
+fn damaged(what: String) -> StoreError {
+    StoreError::Damaged { file: "journal".into(), what }
+}

@@ -1,0 +1,593 @@
+//! The one writer: takes requests from a bounded queue, decides them against the state, and commits what they became.
+//!
+//! A commit is one redb transaction with one block. What arrives while it is under way shares the next one (group
+//! commit); when nothing is under way the first request commits at once. `strict` answers after the commit; `relaxed`
+//! answers once decided and commits within 50 ms.
+//!
+//! The state in memory may be one block ahead of the disk, never more, and nobody is told about it before the block is
+//! there. When a commit fails everything not on disk is forgotten: the files are opened again, the state is made anew from
+//! them, and until that works every request is refused. Then a GAP entry says how many were.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand;
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::domain::{CostBasis, Micros, Money, Outcome, UsageBasis};
+use crate::ledger::decide::decide;
+use crate::ledger::entry::{Body, Entry, Erasable, NewEntry, Settle};
+use crate::ledger::request::{Reply, Request};
+use crate::ledger::tree::Tree;
+
+use super::block::{self, MAX_ENTRIES, Prepared, SALT};
+use super::journal::{Commit, Opening};
+use super::keeper::Keeper;
+use super::keys::Place;
+use super::media::Media;
+use super::reader::{MAX_READ, Reader};
+use super::recover::recover;
+use super::shared::Shared;
+use super::snapshot::Carried;
+use super::tiles::{Tile, Tiles};
+use super::time::JournalTime;
+use super::views::Views;
+use super::{Durability, StoreError};
+
+/// `relaxed`: how long an answered request may wait for the disk at most (50 ms is promised, the commit is in it).
+const RELAXED_WINDOW: Duration = Duration::from_millis(20);
+/// How long a busy writer waits for those it has just answered, before it commits with fewer than last time.
+const GATHER: Duration = Duration::from_micros(300);
+/// How often the writer looks round when nobody asks.
+const TICK: Duration = Duration::from_secs(1);
+/// First and longest pause before the files are tried again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Most entries one request may become: positions in a block have 16 bits.
+const MAX_DECIDED: usize = 60_000;
+
+/// What the writer is sent.
+pub enum Message {
+    One(Box<Request>, oneshot::Sender<Result<Reply, StoreError>>, OwnedSemaphorePermit),
+    Many(Many),
+    Close(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// Requests that are taken in order, a block at a time, so that others get their turn in between.
+pub struct Many {
+    pub requests: VecDeque<Request>,
+    pub replies: Vec<Reply>,
+    pub answer: oneshot::Sender<Result<Vec<Reply>, StoreError>>,
+}
+
+/// Why a request became nothing.
+enum Failure {
+    /// It alone is refused; state and block are as before.
+    Refused(StoreError),
+    /// State and block cannot be trusted any more.
+    Broken(StoreError),
+}
+
+/// Everything the writer thread owns.
+pub struct Writer {
+    pub shared: Arc<Shared>,
+    reader: Arc<Reader>,
+    views: Arc<Views>,
+    media: Media,
+    keeper: Keeper,
+    durability: Durability,
+    time: JournalTime,
+    tree: Tree,
+    tiles: Tiles,
+    builder: block::Builder,
+    full_tiles: Vec<Tile>,
+    done: Vec<(Entry, Erasable)>,
+    /// Who is answered by the next commit.
+    waiting: Vec<(oneshot::Sender<Result<Reply, StoreError>>, Reply, OwnedSemaphorePermit)>,
+    /// Requests of the block under construction that were answered already (`relaxed`).
+    answered: u64,
+    /// Waiters of the last commit: what a busy writer may expect again.
+    last_batch: usize,
+    salts: Vec<u8>,
+    broken: Option<Broken>,
+}
+
+/// The journal cannot be written: since when, why, and who was refused meanwhile.
+struct Broken {
+    why: String,
+    refused: u64,
+    pause: Duration,
+    again_at: Instant,
+}
+
+impl Writer {
+    pub fn new(
+        shared: Arc<Shared>,
+        reader: Arc<Reader>,
+        views: Arc<Views>,
+        media: Media,
+        durability: Durability,
+        carried: Carried,
+    ) -> Result<Writer, StoreError> {
+        let time = JournalTime::new(shared.clock.clone(), carried.state.last_ts());
+        let keeper = Keeper::start(media.clone(), carried.size())?;
+        let size = carried.size();
+        shared.replace(carried.state, &carried.tree);
+        Ok(Writer {
+            shared,
+            reader,
+            views,
+            media,
+            keeper,
+            durability,
+            time,
+            tree: carried.tree,
+            tiles: carried.tiles,
+            builder: block::Builder::new(size),
+            full_tiles: Vec::new(),
+            done: Vec::new(),
+            waiting: Vec::new(),
+            answered: 0,
+            last_batch: 0,
+            salts: Vec::new(),
+            broken: None,
+        })
+    }
+
+    /// Runs until it is told to close, or nobody can send any more.
+    pub fn run(mut self, queue: Receiver<Message>) {
+        let mut later: VecDeque<Many> = VecDeque::new();
+        let closing = loop {
+            let first = match later.pop_front() {
+                Some(many) => Some(Message::Many(many)),
+                None => match queue.recv_timeout(self.patience()) {
+                    Ok(message) => Some(message),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => break None,
+                },
+            };
+            self.heal();
+            let Some(first) = first else {
+                self.look_round();
+                continue;
+            };
+            if let Some(closing) = self.block(first, &queue, &mut later) {
+                break Some(closing);
+            }
+        };
+        let result = self.close();
+        if let Some(closing) = closing {
+            // Who asked may have stopped waiting.
+            let _ = closing.send(result);
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match &self.broken {
+            Some(broken) => broken.again_at.saturating_duration_since(Instant::now()).min(TICK),
+            None => TICK,
+        }
+    }
+
+    /// Takes what has queued, commits it, answers.
+    fn block(
+        &mut self,
+        first: Message,
+        queue: &Receiver<Message>,
+        later: &mut VecDeque<Many>,
+    ) -> Option<oneshot::Sender<Result<(), StoreError>>> {
+        let started = Instant::now();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(message) = next.take() {
+            match message {
+                Message::One(request, answer, permit) => self.one(&request, answer, permit),
+                Message::Many(many) => self.some_of(many, later),
+                Message::Close(answer) => {
+                    self.flush();
+                    return Some(answer);
+                }
+            }
+            taken += 1;
+            if self.builder.count >= MAX_ENTRIES || !later.is_empty() {
+                break;
+            }
+            next = match queue.try_recv() {
+                Ok(message) => Some(message),
+                Err(TryRecvError::Disconnected) => None,
+                Err(TryRecvError::Empty) => {
+                    let until = started + self.window(taken);
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() { None } else { queue.recv_timeout(left).ok() }
+                }
+            };
+        }
+        self.last_batch = taken;
+        self.flush();
+        self.look_round();
+        None
+    }
+
+    /// How long a block may stay open from its first request on.
+    fn window(&self, taken: usize) -> Duration {
+        match self.durability {
+            Durability::Relaxed if !self.builder.is_empty() => RELAXED_WINDOW,
+            // Alone, or everybody of last time is here again: at once.
+            _ if self.last_batch <= 2 || taken >= self.last_batch => Duration::ZERO,
+            _ => GATHER,
+        }
+    }
+
+    fn one(
+        &mut self,
+        request: &Request,
+        answer: oneshot::Sender<Result<Reply, StoreError>>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        match self.take(request) {
+            Ok(reply) if self.durability == Durability::Relaxed => {
+                self.answered += 1;
+                let _ = answer.send(Ok(reply));
+            }
+            Ok(reply) => self.waiting.push((answer, reply, permit)),
+            Err(error) => {
+                let _ = answer.send(Err(error));
+            }
+        }
+    }
+
+    /// Takes a part of the requests, at most to the end of the block; the rest waits for its next turn.
+    fn some_of(&mut self, mut many: Many, later: &mut VecDeque<Many>) {
+        while self.builder.count < MAX_ENTRIES {
+            let Some(request) = many.requests.pop_front() else { break };
+            match self.take(&request) {
+                Ok(reply) => many.replies.push(reply),
+                Err(error) => {
+                    let _ = many.answer.send(Err(error));
+                    return;
+                }
+            }
+        }
+        if !many.requests.is_empty() {
+            later.push_back(many);
+            return;
+        }
+        // Answered here and not with the others: only then are all its blocks on disk.
+        let answer = match self.flush() {
+            Ok(()) => Ok(many.replies),
+            Err(why) => Err(StoreError::Unwritable(why)),
+        };
+        let _ = many.answer.send(answer);
+    }
+
+    /// Decides one request and puts what it became into the block.
+    fn take(&mut self, request: &Request) -> Result<Reply, StoreError> {
+        if let Some(broken) = &mut self.broken {
+            broken.refused += 1;
+            return Err(StoreError::Unwritable(broken.why.clone()));
+        }
+        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.try_take(request)));
+        match attempt {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(Failure::Refused(error))) => Err(error),
+            Ok(Err(Failure::Broken(error))) => {
+                self.break_off(error.to_string());
+                Err(StoreError::Unwritable(error.to_string()))
+            }
+            Err(_) => {
+                self.break_off("the state machine met a case it does not know".into());
+                Err(StoreError::Unwritable("the request could not be decided; nothing of it was recorded".into()))
+            }
+        }
+    }
+
+    fn try_take(&mut self, request: &Request) -> Result<Reply, Failure> {
+        let at = self.time.now(self.last_ts());
+        if self.reader.journal.month().is_some_and(|month| month != at.utc_month()) {
+            self.flush().map_err(|why| Failure::Broken(StoreError::Unwritable(why)))?;
+            self.begin_month(at)?;
+        }
+        if let Some(reason) = self.time.take_note() {
+            tracing::warn!(reason, "journal time");
+            self.decide_and_add(at, &Request::Gap { reason: format!("clock: {reason}"), count: 0, quotes: None })?;
+        }
+        self.decide_and_add(at, request)
+    }
+
+    fn last_ts(&self) -> Micros {
+        self.shared.read(|state| state.last_ts())
+    }
+
+    fn decide_and_add(&mut self, at: Micros, request: &Request) -> Result<Reply, Failure> {
+        let decision = self.shared.read(|state| decide(state, at, request));
+        self.add(at, decision.entries)?;
+        Ok(decision.reply)
+    }
+
+    /// Gives the entries sequence, time and salts, applies them, and puts them into the block: all or none.
+    fn add(&mut self, at: Micros, entries: Vec<NewEntry>) -> Result<(), Failure> {
+        if entries.len() > MAX_DECIDED {
+            let n = entries.len();
+            return Err(Failure::Refused(StoreError::Refused(format!(
+                "{n} changes at once are more than {MAX_DECIDED}: send them in parts"
+            ))));
+        }
+        let first = self.tree.size();
+        let mut prepared = Vec::with_capacity(entries.len());
+        for (seq, new) in (first..).zip(entries) {
+            let entry = Entry { seq, ts: at, reference: new.reference, body: new.body };
+            let bytes = Prepared::new(&entry, &new.erasable, || self.salt());
+            let bytes = bytes.map_err(|what| Failure::Refused(StoreError::Refused(format!("not recorded: {what}"))))?;
+            let groups = self.seal(&entry, &bytes).map_err(Failure::Refused)?;
+            prepared.push((entry, new.erasable, bytes, groups));
+        }
+        let applied = self.shared.write(|state| {
+            prepared.iter().try_for_each(|(entry, erasable, ..)| {
+                state.apply(entry)?;
+                state.recall(&entry.body, erasable);
+                Ok::<(), crate::ledger::state::ApplyError>(())
+            })
+        });
+        applied.map_err(|e| Failure::Broken(StoreError::Unwritable(format!("an entry cannot be applied: {e}"))))?;
+        for (entry, erasable, bytes, groups) in prepared {
+            self.tree.push(bytes.hash);
+            self.tiles.push(entry.seq, bytes.hash, &mut self.full_tiles);
+            self.builder.push(at, &bytes.raw, &groups);
+            self.done.push((entry, erasable));
+        }
+        Ok(())
+    }
+
+    /// Groups 1 to 4 as `group.v1` has them. An entry that names no tenant is sealed under the organisation's own key.
+    fn seal(&self, entry: &Entry, bytes: &Prepared) -> Result<Vec<(u8, Vec<u8>)>, StoreError> {
+        let tenant = match &entry.body {
+            Body::Admit(admit) => admit.who.tenant.as_deref(),
+            Body::Deny(deny) => deny.who.as_ref().and_then(|who| who.tenant.as_deref()),
+            _ => None,
+        };
+        let seal = |(group, salt, clear): &(u8, [u8; SALT], Vec<u8>)| {
+            let value = match (group, &self.reader.keys) {
+                (2 | 3, Some(keys)) => {
+                    let place = Place { epoch: self.reader.journal.epoch, seq: entry.seq, group: *group };
+                    keys.seal(tenant.unwrap_or_default(), &place, salt, clear)?
+                }
+                (2 | 3, None) => return Err(StoreError::Unwritable("the data keys are not open".into())),
+                _ => [salt.as_slice(), clear].concat(),
+            };
+            Ok((*group, value))
+        };
+        bytes.groups.iter().map(seal).collect()
+    }
+
+    /// A fresh salt. Random bytes are drawn a page at a time: each draw costs a call into the generator.
+    fn salt(&mut self) -> [u8; SALT] {
+        if self.salts.len() < SALT {
+            self.salts.resize(256 * SALT, 0);
+            rand::fill(&mut self.salts).expect("the system's random generator gives bytes once the system is up");
+        }
+        let rest = self.salts.len() - SALT;
+        let salt = self.salts[rest..].try_into().expect("the slice is one salt long");
+        self.salts.truncate(rest);
+        salt
+    }
+
+    /// Begins the month of `at`: sealed snapshot and SNAPSHOT entry, in a commit of their own.
+    fn begin_month(&mut self, at: Micros) -> Result<(), Failure> {
+        let month = at.utc_month();
+        let carried = self.carried();
+        let sealed = carried.encode();
+        let sha256 = Sha256::digest(&sealed).into();
+        let body = Body::Snapshot { month: month.clone(), sha256, bytes: sealed.len() as u64 };
+        let root = self.tree.root();
+        let first = self.tree.size();
+        self.add(at, vec![NewEntry { body, reference: None, erasable: Erasable::default() }])?;
+        let opening = Opening { month: &month, first, root, snapshot: Some(&sealed) };
+        let commit = Commit { block: &self.builder, tree: &self.tree, tiles: &self.full_tiles };
+        self.reader.journal.begin(&opening, &commit).map_err(Failure::Broken)?;
+        self.committed();
+        tracing::info!(month, entries = first, "a new month of the journal");
+        Ok(())
+    }
+
+    fn carried(&self) -> Carried {
+        Carried {
+            epoch: self.reader.journal.epoch,
+            state: self.shared.read(Clone::clone),
+            tree: self.tree.clone(),
+            tiles: self.tiles.clone(),
+        }
+    }
+
+    /// Commits the block and answers who waits for it.
+    fn flush(&mut self) -> Result<(), String> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.why.clone());
+        }
+        if !self.builder.is_empty() {
+            let started = Instant::now();
+            if let Err(error) = self.write() {
+                let why = error.to_string();
+                self.break_off(why.clone());
+                return Err(why);
+            }
+            self.shared.gauges.commit(started.elapsed(), self.builder.count);
+            self.committed();
+        }
+        for (answer, reply, _permit) in self.waiting.drain(..) {
+            // A caller that hung up does not read its answer; what it asked for is done.
+            let _ = answer.send(Ok(reply));
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> Result<(), StoreError> {
+        let commit = Commit { block: &self.builder, tree: &self.tree, tiles: &self.full_tiles };
+        if self.reader.journal.month().is_some() {
+            return self.reader.journal.commit(&commit);
+        }
+        // The very first entries of a ledger: nothing is carried over.
+        let month = self.builder.at.utc_month();
+        let opening = Opening { month: &month, first: 0, root: Tree::new().root(), snapshot: None };
+        self.reader.journal.begin(&opening, &commit)
+    }
+
+    /// The block is on disk: tells everybody, starts the next.
+    fn committed(&mut self) {
+        self.shared.publish(&self.tree);
+        self.views.committed(Arc::new(std::mem::take(&mut self.done)));
+        self.builder = block::Builder::new(self.tree.size());
+        self.full_tiles.clear();
+        self.answered = 0;
+    }
+
+    /// Gives up the block and everything in memory that came with it.
+    fn break_off(&mut self, why: String) {
+        tracing::error!(why, "the journal cannot be written; every call is refused until it can");
+        self.shared.healthy.store(false, Ordering::SeqCst);
+        let mut refused = self.answered;
+        for (answer, ..) in self.waiting.drain(..) {
+            refused += 1;
+            let _ = answer.send(Err(StoreError::Unwritable(why.clone())));
+        }
+        self.done.clear();
+        self.full_tiles.clear();
+        self.answered = 0;
+        self.builder = block::Builder::new(self.shared.head().size);
+        match &mut self.broken {
+            Some(broken) => broken.refused += refused,
+            none => *none = Some(Broken { why, refused, pause: BACK_OFF.0, again_at: Instant::now() + BACK_OFF.0 }),
+        }
+    }
+
+    /// Tries the files again when it is time.
+    fn heal(&mut self) {
+        if self.broken.as_ref().is_none_or(|broken| Instant::now() < broken.again_at) {
+            return;
+        }
+        match self.reopen() {
+            Ok(()) => tracing::info!("the journal can be written again"),
+            Err(error) => {
+                if let Some(broken) = &mut self.broken {
+                    broken.why = error.to_string();
+                    broken.pause = (broken.pause * 2).min(BACK_OFF.1);
+                    broken.again_at = Instant::now() + broken.pause;
+                }
+            }
+        }
+    }
+
+    /// Opens the files anew, makes the state from them, and records what happened.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let promised = self.shared.head().size;
+        self.reader.journal.reopen()?;
+        let carried = recover(&self.reader, &self.media)?;
+        let size = carried.size();
+        if size < promised {
+            return Err(StoreError::Rollback { what: format!("{promised} entries were acknowledged, {size} are there") });
+        }
+        self.tree = carried.tree;
+        self.tiles = carried.tiles;
+        self.builder = block::Builder::new(size);
+        self.shared.replace(carried.state, &self.tree);
+        let never_sent = self.take_in(promised, size)?;
+        let Some(broken) = self.broken.take() else { return Ok(()) };
+        let why = Some(broken.why.clone());
+        let gap = Request::Gap { reason: "journal_unavailable".into(), count: broken.refused, quotes: why };
+        let written = self
+            .take(&gap)
+            .and_then(|_| never_sent.iter().try_for_each(|request| self.take(request).map(drop)))
+            .and_then(|()| self.flush().map_err(StoreError::Unwritable));
+        match written {
+            Ok(()) => {
+                self.shared.healthy.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+            Err(error) => {
+                // Goes on counting where the last attempt left off.
+                self.broken = Some(broken);
+                Err(error)
+            }
+        }
+    }
+
+    /// Entries that reached the disk although their commit was reported as failed: the views get them, and the calls
+    /// they admitted, which were refused to their callers, are settled at nothing.
+    fn take_in(&self, promised: u64, size: u64) -> Result<Vec<Request>, StoreError> {
+        let mut settle = Vec::new();
+        let mut from = promised;
+        while from < size {
+            let entries = self.reader.entries(from, MAX_READ)?;
+            if entries.is_empty() {
+                break;
+            }
+            from += entries.len() as u64;
+            settle.extend(entries.iter().filter_map(|(entry, _)| match &entry.body {
+                Body::Admit(admit) => Some(Request::Settle {
+                    call: admit.call,
+                    attempt: admit.attempt,
+                    settle: Box::new(never_sent()),
+                    erasable: Box::default(),
+                }),
+                _ => None,
+            }));
+            self.views.committed(Arc::new(entries));
+        }
+        Ok(settle)
+    }
+
+    /// Side file and snapshot, when it is time; off this thread.
+    fn look_round(&mut self) {
+        if self.broken.is_some() || !self.builder.is_empty() {
+            return;
+        }
+        let head = self.shared.head();
+        self.keeper.note_head(&head);
+        if self.keeper.wants_snapshot(head.size) {
+            self.keeper.snapshot(self.carried());
+        }
+    }
+
+    fn close(mut self) -> Result<(), StoreError> {
+        let flushed = self.flush().map_err(StoreError::Unwritable);
+        let kept = match flushed {
+            Ok(()) => self.keeper.close(&self.shared.head(), self.carried()),
+            Err(_) => Ok(()),
+        };
+        self.views.close();
+        self.shared.healthy.store(false, Ordering::SeqCst);
+        flushed.and(kept).and(self.reader.journal.close())
+    }
+}
+
+/// How a call is settled that was admitted and never left.
+fn never_sent() -> Settle {
+    Settle {
+        outcome: Outcome::Failed,
+        http_status: None,
+        model_served: None,
+        provider_request_id: None,
+        response_id: None,
+        finish_reason: None,
+        service_tier: None,
+        usage: Default::default(),
+        usage_basis: UsageBasis::None,
+        tools_called: 0,
+        tool_names: Vec::new(),
+        cost: Some(Money(0)),
+        cost_basis: CostBasis::Exact,
+        cost_lines: Vec::new(),
+        price_model: None,
+        first_byte_ms: None,
+        total_ms: 0,
+        overhead_us: 0,
+        flags: vec!["journal_unavailable".into()],
+    }
+}
+
+/// Locks whatever a panic left locked: the state is made anew after one.
+pub fn unpoisoned<T>(result: Result<T, PoisonError<T>>) -> T {
+    result.unwrap_or_else(PoisonError::into_inner)
+}
