@@ -236,9 +236,8 @@ impl Core {
 
     /// Uses a link: of any number at the same time, one gets it.
     pub fn take_link(&self, hash: &TokenHash, now: Micros) -> Result<Option<Link>, StoreError> {
-        let row = self.write(|txn| {
-            Ok(txn.open_table(LINKS)?.remove(hash.as_slice())?.map(|value| value.value().to_vec()))
-        })?;
+        let row =
+            self.write(|txn| Ok(txn.open_table(LINKS)?.remove(hash.as_slice())?.map(|value| value.value().to_vec())))?;
         let link: Option<Link> = row.map(|row| record(&row)).transpose()?;
         Ok(link.filter(|link| link.expires_at >= now))
     }
@@ -357,7 +356,9 @@ fn encoded(row: &impl Serialize) -> Vec<u8> {
 
 fn record<T: DeserializeOwned>(row: &[u8]) -> Result<T, StoreError> {
     match row.split_first() {
-        Some((&RECORD, rest)) => postcard::from_bytes(rest).map_err(|e| damaged(format!("a record does not decode: {e}"))),
+        Some((&RECORD, rest)) => {
+            postcard::from_bytes(rest).map_err(|e| damaged(format!("a record does not decode: {e}")))
+        }
         Some((version, _)) => {
             Err(StoreError::Newer { file: NAME.into(), found: u64::from(*version), known: u64::from(RECORD) })
         }

@@ -18,7 +18,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Durability, ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Durability, ReadTransaction, TableDefinition, WriteTransaction};
 
 use crate::ledger::tree::Tree;
 
@@ -100,8 +100,7 @@ impl Journal {
         self.close()?;
         let mut names: Vec<String> = self.media.names()?.iter().filter_map(|n| month_of(n)).collect();
         names.sort();
-        let mut months: Vec<Month> =
-            names.into_iter().map(|name| Month { name, file: None, first: None }).collect();
+        let mut months: Vec<Month> = names.into_iter().map(|name| Month { name, file: None, first: None }).collect();
         // A file without a beginning is one that a crash caught before its first commit.
         while let Some(month) = months.last_mut() {
             self.look_into(month, true)?;

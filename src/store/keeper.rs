@@ -71,7 +71,10 @@ impl Keeper {
     }
 
     fn hand_over(&self, job: Job) -> bool {
-        !matches!(self.jobs.as_ref().map(|jobs| jobs.try_send(job)), None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))))
+        !matches!(
+            self.jobs.as_ref().map(|jobs| jobs.try_send(job)),
+            None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
+        )
     }
 
     /// Notes the head if it moved and it is time.

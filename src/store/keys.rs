@@ -66,13 +66,7 @@ impl DataKeys {
     }
 
     /// Seals salt and group for a tenant; the value as `group.v1` has it. Makes the tenant's key if it has none.
-    pub fn seal(
-        &self,
-        tenant: &str,
-        place: &Place,
-        salt: &[u8; SALT],
-        group: &[u8],
-    ) -> Result<Vec<u8>, StoreError> {
+    pub fn seal(&self, tenant: &str, place: &Place, salt: &[u8; SALT], group: &[u8]) -> Result<Vec<u8>, StoreError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let id = match known.by_tenant.get(tenant) {
             Some(id) => *id,
@@ -120,20 +114,14 @@ impl DataKeys {
             .ok()
             .and_then(|row| self.envelope.open_value(&row_name(id), &row.wrapped))
             .and_then(|key| <[u8; 32]>::try_from(key.as_slice()).ok().map(Zeroizing::new));
-        let key = unwrapped.ok_or_else(|| StoreError::Damaged {
-            file: NAME.into(),
-            what: format!("data key {id} does not unwrap"),
-        })?;
+        let key = unwrapped
+            .ok_or_else(|| StoreError::Damaged { file: NAME.into(), what: format!("data key {id} does not unwrap") })?;
         if known.unwrapped.len() >= CACHED {
             known.unwrapped.clear();
         }
         let sealer = Arc::new(Sealer::new(&key));
         known.unwrapped.insert(id, sealer.clone());
         Ok(Some(sealer))
-    }
-
-    pub fn close(self) -> Result<(), StoreError> {
-        self.file.close().map_err(|e| StoreError::Unwritable(format!("`{NAME}`: {e}")))
     }
 }
 
@@ -184,7 +172,7 @@ mod tests {
         let one = keys.seal("acme", &place(1), &[1; SALT], b"ada").unwrap();
         let other = keys.seal("globex", &place(2), &[2; SALT], b"bob").unwrap();
         assert_ne!(one[..4], other[..4], "tenants have keys of their own");
-        keys.close().unwrap();
+        drop(keys);
         let keys = DataKeys::open(&media, &RootKey::load(&media).unwrap()).unwrap();
         assert_eq!(keys.open_group(&place(1), &one).unwrap(), Some(([1; SALT], b"ada".to_vec())));
         assert_eq!(keys.open_group(&place(2), &one).unwrap(), None);

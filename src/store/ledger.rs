@@ -82,8 +82,7 @@ impl Ledger {
         let carried = recover(&reader, &media)?;
         let views = Arc::new(open_views(&media, &reader, size)?);
         let shared = Arc::new(Shared::new(options.clock, reader.journal.epoch));
-        let writer =
-            Writer::new(shared.clone(), reader.clone(), views.clone(), media, options.durability, carried)?;
+        let writer = Writer::new(shared.clone(), reader.clone(), views.clone(), media, options.durability, carried)?;
         // Never full by itself: a place in the queue goes with a permit, and tools send one message at a time.
         let (queue, requests) = sync_channel(QUEUE + 64);
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(requests));
@@ -128,10 +127,10 @@ impl Ledger {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = sync_channel(1);
         let replies = Vec::with_capacity(requests.len());
         self.send(Message::Many(Many { requests: requests.into(), replies, answer }))?;
-        answered.blocking_recv().map_err(|_| StoreError::Closed)?
+        answered.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Declared state as of the newest commit; no lock, no I/O.
@@ -218,12 +217,7 @@ impl Ledger {
     }
 
     /// Calls of the filter, newest first, starting before the sequence `before`.
-    pub fn calls(
-        &self,
-        filter: &Filter,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<(Vec<Call>, AsOf), StoreError> {
+    pub fn calls(&self, filter: &Filter, before: Option<u64>, limit: usize) -> Result<(Vec<Call>, AsOf), StoreError> {
         self.inner.views.calls(filter, before, limit)
     }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::domain::Micros;
 use crate::ledger::codec;
 use crate::ledger::entry::{Entry, Erasable};
 use crate::ledger::leaf::{self, Leaf};
@@ -12,7 +11,7 @@ use crate::ledger::tree;
 use super::StoreError;
 use super::journal::{Journal, Stored};
 use super::keys::{DataKeys, Place, split};
-use super::tiles::{WIDTH, hash_at, hashes};
+use super::tiles::{BYTES, WIDTH, hashes};
 
 /// Entries read at most in one go: keeps read transactions short.
 pub const MAX_READ: usize = 10_000;
@@ -50,7 +49,10 @@ impl Reader {
             let salted = match (group, &self.keys) {
                 (2 | 3, Some(keys)) => keys.open_group(&place, value)?,
                 (2 | 3, None) => None,
-                _ => Some(split(value).ok_or_else(|| damaged(format!("group {group} of entry {} is cut short", stored.seq)))?),
+                _ => Some(
+                    split(value)
+                        .ok_or_else(|| damaged(format!("group {group} of entry {} is cut short", stored.seq)))?,
+                ),
             };
             let Some((salt, bytes)) = salted else { continue };
             if !leaf.commits_to(*group, &salt, &bytes) {
@@ -59,8 +61,7 @@ impl Reader {
             open.push((*group, bytes));
         }
         let refs: Vec<(u8, &[u8])> = open.iter().map(|(g, b)| (*g, b.as_slice())).collect();
-        let erasable =
-            codec::decode_groups(&refs).map_err(|e| damaged(format!("entry {}: {e}", stored.seq)))?;
+        let erasable = codec::decode_groups(&refs).map_err(|e| damaged(format!("entry {}: {e}", stored.seq)))?;
         let present = |group: &u8| *group == 0 || refs.iter().any(|(g, _)| g == group);
         let missing = leaf.commitments.keys().copied().filter(|group| !present(group)).collect();
         Ok(Opened { hash: leaf::leaf_hash(&stored.raw.leaf), leaf, entry, erasable, missing })
@@ -96,14 +97,6 @@ impl Reader {
         }
         let edge = tree::Tree::from_edge(size, edge).map_err(|e| damaged(e.to_string()))?;
         Ok(edge.root())
-    }
-
-    /// Journal time of an entry.
-    pub fn time_of(&self, seq: u64) -> Result<Option<Micros>, StoreError> {
-        match self.journal.read(seq, 1, false)?.first() {
-            Some(stored) => Ok(Some(stored.raw.open(seq).map_err(damaged)?.0.ts)),
-            None => Ok(None),
-        }
     }
 }
 
@@ -165,7 +158,7 @@ impl Nodes<'_> {
             std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
             std::collections::hash_map::Entry::Vacant(place) => {
                 let tile = self.reader.journal.tile(level, index)?;
-                let tile = tile.filter(|t| hash_at(t, WIDTH - 1).is_some());
+                let tile = tile.filter(|t| t.len() == BYTES);
                 let tile = tile.ok_or_else(|| damaged(format!("tile {level}/{index} is missing")))?;
                 Ok(place.insert(tile))
             }

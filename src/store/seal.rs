@@ -19,8 +19,6 @@ use super::journal::{reading, writing};
 use super::media::{File, Media};
 
 const NONCE: usize = 12;
-/// Bytes that sealing adds: nonce and tag.
-pub const OVERHEAD: usize = NONCE + 16;
 const KEKS: TableDefinition<u32, &[u8]> = TableDefinition::new("kek.v1");
 
 /// Random bytes from the operating system's generator.
@@ -100,7 +98,8 @@ fn make_key(path: &Path) -> std::io::Result<()> {
 
 fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, StoreError> {
     let bytes = std::fs::read(path).map(Zeroizing::new);
-    let bytes = bytes.map_err(|e| StoreError::Refused(format!("cannot read the root key `{}`: {e}", path.display())))?;
+    let bytes =
+        bytes.map_err(|e| StoreError::Refused(format!("cannot read the root key `{}`: {e}", path.display())))?;
     parse_key(&bytes, &path.display().to_string())
 }
 
@@ -160,12 +159,14 @@ pub struct Envelope {
 impl Envelope {
     /// Unwraps the file's keys; the first opening makes the first.
     pub fn open(name: &str, file: &File, root: &RootKey) -> Result<Envelope, StoreError> {
-        let kept = reading(name, file, |txn| match txn.open_table(KEKS) {
-            Ok(table) => table.iter()?.map(|row| row.map(|(id, key)| (id.value(), key.value().to_vec()))).collect(),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
-            Err(e) => Err(e.into()),
-        }
-        .map_err(|e: redb::Error| e))?;
+        let kept = reading(name, file, |txn| {
+            let table = match txn.open_table(KEKS) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let rows = table.iter()?.map(|row| row.map(|(id, key)| (id.value(), key.value().to_vec())));
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        })?;
         let mut keys = Vec::new();
         for (id, wrapped) in kept {
             let key = root.wrapping.open(&label(name, id), &wrapped).ok_or_else(|| {
@@ -173,9 +174,8 @@ impl Envelope {
                     "the root key does not open `{name}`: give the one this data folder was made with"
                 ))
             })?;
-            let key: Zeroizing<[u8; 32]> = Zeroizing::new(key.as_slice().try_into().map_err(|_| StoreError::Damaged {
-                file: name.into(),
-                what: "a wrapped key has the wrong length".into(),
+            let key: Zeroizing<[u8; 32]> = Zeroizing::new(key.as_slice().try_into().map_err(|_| {
+                StoreError::Damaged { file: name.into(), what: "a wrapped key has the wrong length".into() }
             })?);
             keys.push((id, Sealer::new(&key)));
         }
@@ -216,7 +216,7 @@ mod tests {
     fn a_sealed_value_opens_only_in_its_place_and_never_prints() {
         let sealer = Sealer::new(&[7; 32]);
         let sealed = sealer.seal(b"secret.v1/openai/1", b"sk-very-secret");
-        assert_eq!(sealed.len(), b"sk-very-secret".len() + OVERHEAD);
+        assert_eq!(sealed.len(), b"sk-very-secret".len() + NONCE + 16);
         assert_eq!(sealer.open(b"secret.v1/openai/1", &sealed).unwrap().as_slice(), b"sk-very-secret");
         assert!(sealer.open(b"secret.v1/anthropic/1", &sealed).is_none());
         assert!(Sealer::new(&[8; 32]).open(b"secret.v1/openai/1", &sealed).is_none());

@@ -38,11 +38,13 @@ impl Shared {
     }
 
     pub fn read<T>(&self, f: impl FnOnce(&State) -> T) -> T {
-        f(&unpoisoned(self.state.read()))
+        let state = unpoisoned(self.state.read());
+        f(&state)
     }
 
     pub fn write<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut unpoisoned(self.state.write()))
+        let mut state = unpoisoned(self.state.write());
+        f(&mut state)
     }
 
     /// Another state altogether: at start and after a failure.

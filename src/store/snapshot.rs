@@ -63,12 +63,17 @@ impl Carried {
             Some((version, _)) => return Err(format!("snapshot version {version} is not known to this version")),
             None => return Err("the snapshot is empty".into()),
         };
-        let envelope: Envelope = postcard::from_bytes(rest).map_err(|e| format!("the snapshot does not decode: {e}"))?;
+        let envelope: Envelope =
+            postcard::from_bytes(rest).map_err(|e| format!("the snapshot does not decode: {e}"))?;
         let state = State::decode(&envelope.state).map_err(|e| format!("the snapshot's state does not decode: {e}"))?;
         let tree = Tree::from_edge(envelope.size, envelope.edge).map_err(|e| format!("the snapshot's tree: {e}"))?;
         let tiles = Tiles::from_levels(envelope.size, envelope.unfinished).ok_or("the snapshot's tiles do not fit")?;
         if state.next_seq() != envelope.size {
-            return Err(format!("the snapshot's state is of entry {}, its tree of {}", state.next_seq(), envelope.size));
+            return Err(format!(
+                "the snapshot's state is of entry {}, its tree of {}",
+                state.next_seq(),
+                envelope.size
+            ));
         }
         Ok(Carried { epoch: envelope.epoch, state, tree, tiles })
     }

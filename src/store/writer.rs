@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ pub enum Message {
 pub struct Many {
     pub requests: VecDeque<Request>,
     pub replies: Vec<Reply>,
-    pub answer: oneshot::Sender<Result<Vec<Reply>, StoreError>>,
+    pub answer: SyncSender<Result<Vec<Reply>, StoreError>>,
 }
 
 /// Why a request became nothing.
@@ -187,7 +187,6 @@ impl Writer {
                 Message::One(request, answer, permit) => self.one(&request, answer, permit),
                 Message::Many(many) => self.some_of(many, later),
                 Message::Close(answer) => {
-                    self.flush();
                     return Some(answer);
                 }
             }
@@ -206,7 +205,8 @@ impl Writer {
             };
         }
         self.last_batch = taken;
-        self.flush();
+        // Who waits has been told if it failed.
+        let _ = self.flush();
         self.look_round();
         None
     }
@@ -486,7 +486,9 @@ impl Writer {
         let carried = recover(&self.reader, &self.media)?;
         let size = carried.size();
         if size < promised {
-            return Err(StoreError::Rollback { what: format!("{promised} entries were acknowledged, {size} are there") });
+            return Err(StoreError::Rollback {
+                what: format!("{promised} entries were acknowledged, {size} are there"),
+            });
         }
         self.tree = carried.tree;
         self.tiles = carried.tiles;
