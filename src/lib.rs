@@ -71,6 +71,7 @@
 
 pub mod domain;
 
+pub mod api;
 pub mod budget;
 pub mod config;
 pub mod dialect;

@@ -50,6 +50,29 @@ impl Views {
         }
     }
 
+    /// Visits calls of the filter that began with the entries `from..to`, newest first.
+    pub fn visit_since(
+        &self,
+        filter: &Filter,
+        from: u64,
+        to: u64,
+        visit: &mut dyn FnMut(Call),
+    ) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        // Calls outside the filter are looked at too, so that the walk ends where it should.
+        let range = Filter { from: filter.from, to: filter.to, dimensions: Vec::new() };
+        self.visit(&range, Some(to), &mut |call| {
+            let inside = call.seq >= from;
+            if inside && filter.accepts(|d| call.dimension(d)) {
+                visit(call);
+            }
+            inside
+        })?;
+        Ok(())
+    }
+
     /// Every call of the range once: whole quarters of an hour as sums, what is left at the ragged ends as calls. One
     /// consistent look; running calls come only as calls.
     pub fn tally(

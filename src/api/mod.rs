@@ -1,0 +1,186 @@
+//! The admin API: what the pages and the command line offer, as JSON under `/api/v1`, and `/metrics` beside it.
+//!
+//! One table, [`endpoints`], is the router and the OpenAPI document alike, so that neither can say what the other does not
+//! know. Handlers ask `report` one question or give `control` one command, and wrap the answer.
+
+mod auth;
+mod calls;
+mod declared;
+mod error;
+mod evidence;
+mod file;
+mod health;
+mod metrics;
+mod openapi;
+mod prices;
+mod spend;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::http::HeaderMap;
+use axum::routing::{self, MethodRouter};
+use schemars::{Schema, SchemaGenerator};
+use secrecy::SecretString;
+
+use crate::pricing::PriceBook;
+use crate::store::Ledger;
+
+pub use auth::Actor;
+pub use error::ApiError;
+use metrics::Totals;
+
+/// Names the operator of a web session, as an actor such as `operator:ada`.
+pub type SessionHook = Arc<dyn Fn(&HeaderMap) -> Option<String> + Send + Sync>;
+
+/// What the handlers share. Clones are cheap and equal.
+#[derive(Clone)]
+pub struct Api {
+    pub(crate) ledger: Ledger,
+    operator_token: Option<Arc<SecretString>>,
+    session: Option<SessionHook>,
+    /// The price book of the catalogue it was last asked for.
+    book: Arc<Mutex<Option<(u32, Arc<PriceBook>)>>>,
+    totals: Arc<Totals>,
+}
+
+impl Api {
+    /// `operator_token` is the one of the configuration.
+    pub fn new(ledger: Ledger, operator_token: Option<SecretString>) -> Api {
+        Api {
+            ledger,
+            operator_token: operator_token.map(Arc::new),
+            session: None,
+            book: Arc::default(),
+            totals: Arc::default(),
+        }
+    }
+
+    /// Accepts web sessions too, for reading.
+    pub fn with_session(mut self, hook: SessionHook) -> Api {
+        self.session = Some(hook);
+        self
+    }
+
+    fn price_book(&self) -> Arc<PriceBook> {
+        let catalogue = self.ledger.catalogue();
+        let mut held = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*held {
+            Some((version, book)) if *version == catalogue.price_book => book.clone(),
+            _ => {
+                let book = PriceBook::for_catalogue(&catalogue);
+                *held = Some((catalogue.price_book, book.clone()));
+                book
+            }
+        }
+    }
+
+    /// The zone in which dates are meant where a question names none.
+    fn zone(&self) -> String {
+        self.ledger.catalogue().organisation.time_zone.clone()
+    }
+
+    /// Runs what reads the store where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Api) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let api = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&api)).await;
+        done.unwrap_or_else(|error| Err(ApiError::internal(error)))
+    }
+}
+
+/// One path and method: how it is answered and described.
+struct Endpoint {
+    method: &'static str,
+    /// Below `/api/v1`.
+    path: &'static str,
+    summary: &'static str,
+    query: Query,
+    body: Option<fn(&mut SchemaGenerator) -> Schema>,
+    answer: fn(&mut SchemaGenerator) -> Schema,
+    handler: MethodRouter<Api>,
+}
+
+/// Which query parameters a path takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Query {
+    None,
+    Calls,
+    Spend,
+}
+
+fn endpoint(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    answer: fn(&mut SchemaGenerator) -> Schema,
+    handler: MethodRouter<Api>,
+) -> Endpoint {
+    Endpoint { method, path, summary, query: Query::None, body: None, answer, handler }
+}
+
+/// Everything the API answers.
+fn endpoints() -> Vec<Endpoint> {
+    use routing::{get, post};
+    let any: fn(&mut SchemaGenerator) -> Schema = |_| schemars::json_schema!({ "type": "object" });
+    let mut all = vec![
+        endpoint("GET", "/calls", "Metered calls, newest first", calls::page_schema, get(calls::list)),
+        endpoint("GET", "/calls/running", "What runs now, with what it holds", calls::page_schema, get(calls::running)),
+        endpoint(
+            "GET",
+            "/calls/{id}",
+            "One call with its postings and its proof",
+            calls::receipt_schema,
+            get(calls::show),
+        ),
+        endpoint("GET", "/spend", "Spend by any dimension, in steps of time", spend::schema, get(spend::show)),
+        endpoint("POST", "/prices/quote", "What a usage costs", prices::quote_schema, post(prices::quote)),
+        endpoint(
+            "GET",
+            "/ledger/checkpoint",
+            "Size and root of the journal",
+            evidence::head_schema,
+            get(evidence::head),
+        ),
+        endpoint(
+            "GET",
+            "/ledger/proof/{id}",
+            "The entries of a call and their inclusion paths",
+            evidence::proof_schema,
+            get(evidence::proof),
+        ),
+        endpoint("GET", "/health", "State of the store", health::schema, get(health::show)),
+        endpoint("GET", "/openapi.json", "This document", any, get(openapi::show)),
+    ];
+    for found in &mut all {
+        match found.path {
+            "/calls" => found.query = Query::Calls,
+            "/spend" => found.query = Query::Spend,
+            "/prices/quote" => found.body = Some(prices::question_schema),
+            _ => {}
+        }
+    }
+    all.extend(declared::endpoints());
+    all
+}
+
+/// The API and the machine-readable state, to be mounted at the root of the web listener.
+pub fn router(api: Api) -> Router {
+    let mut v1 = Router::new();
+    for found in endpoints() {
+        v1 = v1.route(found.path, found.handler);
+    }
+    let v1 = v1.fallback(error::unknown_path).method_not_allowed_fallback(error::wrong_method);
+    let guarded = Router::new().nest("/api/v1", v1).route("/metrics", routing::get(metrics::show));
+    let guarded = guarded.layer(axum::middleware::from_fn_with_state(api.clone(), auth::require));
+    Router::new()
+        .route("/healthz", routing::get(health::alive))
+        .route("/readyz", routing::get(health::ready))
+        .merge(guarded)
+        .with_state(api)
+}
