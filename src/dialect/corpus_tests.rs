@@ -109,6 +109,21 @@ impl<'a> Row<'a> {
     }
 }
 
+impl Row<'_> {
+    /// What the gateway books: the vendor's counts, and ours where they are missing.
+    fn estimate(&self, seen: &Observation, body: &[u8]) -> crate::domain::Usage {
+        let mut usage = seen.usage.clone().unwrap_or_default();
+        let model = seen.model.as_deref().or(self.facts.model.as_deref()).unwrap_or_default();
+        if usage.get(Component::InputTokens).is_none() {
+            usage.set(Component::InputTokens, tokens::count(model, &self.dialect.prompt_text(&self.facts, body)));
+        }
+        if usage.get(Component::OutputTokens).is_none() {
+            usage.set(Component::OutputTokens, tokens::count(model, &seen.output_text));
+        }
+        usage
+    }
+}
+
 /// What differs between expected and seen; empty = equal.
 fn differences(row: &Value, seen: &Observation) -> Vec<String> {
     let expected = &row["expected"];
@@ -275,5 +290,51 @@ fn compressed(case: &Row, wire: &str, whole: &Observation) {
         let (seen, passed) = case.replay(&wire, &cuts, End::Complete);
         assert!(passed == wire, "{}: compressed bytes differ", case.row["id"]);
         assert_eq!(&seen, whole, "{} compressed", case.row["id"]);
+    }
+}
+
+/// The median and the 95th percentile, in per mille.
+fn spread(mut errors: Vec<u64>) -> (u64, u64) {
+    errors.sort_unstable();
+    let at = |per_cent: usize| errors.get((errors.len() * per_cent / 100).min(errors.len().max(1) - 1)).copied();
+    (at(50).unwrap_or(0), at(95).unwrap_or(0))
+}
+
+#[test]
+fn an_answer_that_broke_off_is_counted_and_never_zero() {
+    let mut errors: BTreeMap<String, [Vec<u64>; 2]> = BTreeMap::new();
+    for row in &corpus("aborted.jsonl") {
+        let Some(case) = Row::of(row) else { continue };
+        for end in [End::Complete, End::UpstreamDied, End::CallerLeft] {
+            let (seen, passed) = case.replay(&case.body, &[], end);
+            assert!(passed == case.body, "{}", row["id"]);
+            let body = row["request"]["json"].to_string();
+            let usage = case.estimate(&seen, body.as_bytes());
+            let full = &row["full_usage"];
+            let stated = |name: &str| full[name].as_u64().unwrap();
+            let got = [usage.get(Component::InputTokens), usage.get(Component::OutputTokens)].map(|n| n.unwrap_or(0));
+            let want = [stated("input_total"), stated("output_total")];
+            // A request that the recorder cut out cannot be counted.
+            let readable = row["request"]["redacted"] != true && row["request"]["json"].is_object();
+            assert!(!readable || got[0] > 0, "{}: input lost", row["id"]);
+            assert!(seen.usage_missing || seen.usage.is_some(), "{}: neither usage nor a mark", row["id"]);
+            if end == End::CallerLeft && readable && row["derivation"] != "half-way, inside an event" {
+                let surface = errors.entry(row["surface"].as_str().unwrap().into()).or_default();
+                if std::env::var_os("SHOW").is_some() {
+                    println!(
+                        "{} {} {} {got:?} for {want:?} (reasoning {})",
+                        row["id"], row["provider"], row["surface"], full["output_reasoning"]
+                    );
+                }
+                for i in 0..2 {
+                    surface[i].push(got[i].abs_diff(want[i]) * 1000 / want[i].max(1));
+                }
+            }
+        }
+    }
+    for (surface, [input, output]) in errors {
+        let n = input.len();
+        let ((i50, i95), (o50, o95)) = (spread(input), spread(output));
+        println!("{surface}: {n} rows; input off by {i50} (p95 {i95}), output by {o50} (p95 {o95}) per mille");
     }
 }

@@ -127,6 +127,8 @@ pub struct JsonScan {
     name_too_long: bool,
     text: Vec<u8>,
     limit: usize,
+    /// A text, which is worth having in part too; an id or a name is not.
+    partial: bool,
     bytes: u64,
     escape: Escape,
     skip_depth: u64,
@@ -152,6 +154,7 @@ impl JsonScan {
             name_too_long: false,
             text: Vec::new(),
             limit: 0,
+            partial: false,
             bytes: 0,
             escape: Escape::default(),
             skip_depth: 0,
@@ -203,9 +206,9 @@ impl JsonScan {
         }
     }
 
-    /// The document broke off: hands over the text that was being read.
+    /// The document broke off: hands over the [`Want::Text`] that was being read.
     pub fn abandon(&mut self, sink: &mut dyn Sink) {
-        if self.at == At::InString {
+        if self.at == At::InString && self.partial {
             let text = String::from_utf8_lossy(&self.text);
             sink.string(&self.path, Text { text: &text, bytes: self.bytes });
             self.at = At::Bad;
@@ -280,6 +283,7 @@ impl JsonScan {
             (want, kind) => {
                 self.text.clear();
                 self.bytes = 0;
+                self.partial = matches!(want, Want::Text(_));
                 self.limit = if let Want::Text(limit) = want { limit } else { 256 };
                 self.escape = Escape::default();
                 if kind == Kind::String {

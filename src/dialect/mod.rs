@@ -16,7 +16,7 @@ mod tap;
 pub mod tokens;
 
 #[cfg(test)]
-mod corpus_tests;
+pub mod corpus_tests;
 #[cfg(test)]
 mod tap_tests;
 

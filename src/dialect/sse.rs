@@ -16,7 +16,7 @@ pub enum Step {
     DataLine,
     /// The last used byte is the one that dispatches the event.
     Event,
-    /// The last used byte is the LF of a CRLF whose CR was used before.
+    /// The last used byte is the LF of a CRLF whose CR dispatched the event.
     Tail,
 }
 
@@ -45,6 +45,8 @@ pub struct Framer {
     field: Field,
     name: Vec<u8>,
     after_cr: bool,
+    /// That CR dispatched an event.
+    tail: bool,
     bom: u8,
     event: Vec<u8>,
     head: Vec<u8>,
@@ -58,6 +60,7 @@ impl Framer {
             field: Field::Other,
             name: Vec::new(),
             after_cr: false,
+            tail: false,
             bom: 0,
             event: Vec::new(),
             head: Vec::new(),
@@ -93,8 +96,13 @@ impl Framer {
         while i < bytes.len() {
             let b = bytes[i];
             if std::mem::take(&mut self.after_cr) && b == b'\n' {
-                return (i + 1, Step::Tail);
+                i += 1;
+                if std::mem::take(&mut self.tail) {
+                    return (i, Step::Tail);
+                }
+                continue;
             }
+            self.tail = false;
             if self.bom < 3 {
                 if b == [0xEF, 0xBB, 0xBF][self.bom as usize] {
                     self.bom += 1;
@@ -108,6 +116,7 @@ impl Framer {
                     if is_end(b) {
                         if self.at == In::Start {
                             self.after_cr = b == b'\r';
+                            self.tail = self.after_cr;
                             return (i + 1, Step::Event);
                         }
                         // A field without a colon has an empty value.

@@ -320,9 +320,12 @@ impl AnswerTap {
                         self.begun = false;
                     }
                 }
-                Step::Tail if self.dropped => {
+                // It belongs to the event before, and shares its fate.
+                Step::Tail if self.drop_usage => {
+                    if !std::mem::take(&mut self.dropped) {
+                        push(pass, bytes.slice(from..at));
+                    }
                     from = at;
-                    self.dropped = false;
                 }
                 _ => {}
             }
