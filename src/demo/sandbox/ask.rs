@@ -28,8 +28,10 @@ pub struct Ask {
     pub choices: u64,
     pub service_tier: Option<String>,
     pub directive: Option<Directive>,
-    /// Who the caller says the user is; the tests' marker.
+    /// Who the caller says the user is.
     pub user: Option<String>,
+    /// What tests know a call by: `metadata.run`, else the user.
+    pub marker: Option<String>,
     pub fingerprint: u64,
 }
 
@@ -48,6 +50,7 @@ impl Ask {
         ask.user = text(body, "user")
             .or_else(|| text(body, "safety_identifier"))
             .or_else(|| text(&body["metadata"], "user_id"));
+        ask.marker = text(&body["metadata"], "run").or_else(|| ask.user.clone());
         ask.directive = ask.user.as_deref().and_then(Directive::parse).or_else(|| Directive::parse(&ask.model));
         ask.read_tools(body);
         for field in ["system", "instructions"] {

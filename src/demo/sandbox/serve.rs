@@ -13,6 +13,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::response::Response;
 use http::{HeaderMap, Method, Uri};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::Random;
 use super::answer::Answer;
@@ -56,8 +57,8 @@ pub struct Seen {
     pub method: String,
     pub path: String,
     pub model: String,
-    /// `user`, `safety_identifier` or `metadata.user_id` of the body: where tests put their marker.
-    pub user: Option<String>,
+    /// `metadata.run` of the body, else its user: where tests put their marker.
+    pub marker: Option<String>,
     pub status: u16,
     pub headers: Vec<(String, String)>,
 }
@@ -68,6 +69,8 @@ struct Inner {
     stored: Stored,
     requests: AtomicU64,
     seen: Mutex<VecDeque<Seen>>,
+    /// False while answers are held back.
+    open: watch::Sender<bool>,
 }
 
 /// A running sandbox. It stops with the runtime it was started on, or by [`Sandbox::stop`].
@@ -94,6 +97,7 @@ impl Sandbox {
             stored: Stored::default(),
             requests: AtomicU64::new(0),
             seen: Mutex::default(),
+            open: watch::Sender::new(true),
         });
         let router = Router::new().fallback(handle).layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(inner.clone());
         let task = tokio::spawn(async move {
@@ -121,6 +125,11 @@ impl Sandbox {
     /// What was seen so far, oldest first. Empty unless [`Settings::remember`].
     pub fn seen(&self) -> Vec<Seen> {
         self.inner.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter().cloned().collect()
+    }
+
+    /// Holds back every answer, or lets them go. Requests are seen and remembered all the same.
+    pub fn set_open(&self, open: bool) {
+        self.inner.open.send_replace(open);
     }
 
     /// Stops taking connections.
@@ -153,6 +162,9 @@ async fn handle(State(inner): State<Arc<Inner>>, method: Method, uri: Uri, heade
     if inner.settings.remember {
         remember(&inner, &method, &uri, &headers, &ask, reply.status);
     }
+    let mut open = inner.open.subscribe();
+    // The sender lives in `inner`, which this request holds: it cannot be gone.
+    let _ = open.wait_for(|open| *open).await;
     reply.into_response()
 }
 
@@ -164,7 +176,7 @@ fn remember(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, ask:
         method: method.to_string(),
         path: uri.path().to_owned(),
         model: ask.model.clone(),
-        user: ask.user.clone(),
+        marker: ask.marker.clone(),
         status,
         headers: headers.iter().map(text).collect(),
     };

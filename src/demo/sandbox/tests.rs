@@ -156,5 +156,5 @@ async fn what_it_saw_is_remembered_with_the_marker() {
     body["user"] = json!("run-17");
     post_openai(&sandbox, "/v1/chat/completions", body).await;
     let seen = sandbox.seen();
-    assert_eq!((seen.len(), seen[0].user.as_deref(), seen[0].status), (1, Some("run-17"), 200));
+    assert_eq!((seen.len(), seen[0].marker.as_deref(), seen[0].status), (1, Some("run-17"), 200));
 }
