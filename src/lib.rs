@@ -82,5 +82,8 @@ pub mod report;
 pub mod rollup;
 pub mod store;
 
+pub mod gateway;
+
+pub mod app;
 pub mod cli;
 pub mod demo;

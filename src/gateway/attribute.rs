@@ -1,0 +1,256 @@
+//! Whom a call is attributed to: a pure function of a verified key, the catalogue and what the caller says.
+//!
+//! Identity comes from the credential and attribution from the catalogue. A caller's header adds detail only where the
+//! catalogue permits that field for the service; what is not permitted is kept as `claimed` and never used in a sum.
+
+use http::HeaderMap;
+
+use crate::domain::filter::glob;
+use crate::domain::id::is_slug;
+use crate::domain::identity::{Claimed, Provenance};
+use crate::domain::{Assurance, Attribution, Charge, Code, Key, Refusal, Service};
+
+/// Longest claimed value, in bytes.
+const MAX_CLAIM: usize = 256;
+/// Most claims of one call.
+const MAX_CLAIMS: usize = 32;
+/// Session ids that agents send by themselves: context, not identity.
+const SESSION_HEADERS: [&str; 6] = [
+    "x-claude-code-session-id",
+    "x-claude-code-agent-id",
+    "session-id",
+    "thread-id",
+    "x-session-id",
+    "x-client-request-id",
+];
+
+/// Resolves a call's attribution. `pseudonym` turns an end user's name into a keyed hash.
+pub fn resolve(
+    key: &Key,
+    service: &Service,
+    headers: &HeaderMap,
+    pseudonym: impl Fn(&str) -> String,
+) -> Result<(Attribution, Claimed), Refusal> {
+    use Provenance as P;
+    let said = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim).filter(|v| !v.is_empty());
+    let may = |field: &str| service.caller_fields.contains(field);
+    let mut claimed = Claimed::new();
+
+    let (tenant, tenant_from) = tenant(service, said("wb-tenant"), may("tenant"))?;
+    let (workflow, workflow_from) = workflow(service, said("wb-workflow"), may("workflow"))?;
+    let mut label = |header: &str, field: &str, valid: &dyn Fn(&str) -> bool| {
+        let value = said(header)?;
+        if may(field) && valid(value) {
+            return Some(value.to_owned());
+        }
+        claim(&mut claimed, header, value);
+        None
+    };
+    let run = label("wb-run", "run", &is_run);
+    let agent = label("wb-agent", "agent", &is_slug);
+    let prompt_class = label("wb-prompt-class", "prompt_class", &|v| service.prompt_classes.iter().any(|c| c == v));
+    let batch = label("wb-batch", "batch", &is_run);
+    if let Some(batch) = batch {
+        claim(&mut claimed, "batch", &batch);
+    }
+    if let Some(user) = said("wb-end-user") {
+        let name = if may("end_user") { "end_user" } else { "wb-end-user" };
+        claim(&mut claimed, name, &pseudonym(user));
+    }
+    for name in SESSION_HEADERS {
+        if let Some(value) = said(name) {
+            claim(&mut claimed, name, value);
+        }
+    }
+
+    let header_or = |present: bool, otherwise: P| if present { P::Header } else { otherwise };
+    let provenance: String = [
+        P::Catalogue,
+        P::Credential,
+        P::Catalogue,
+        if service.cost_centre.is_some() { P::Catalogue } else { P::Unassigned },
+        tenant_from,
+        workflow_from,
+        header_or(run.is_some(), P::Unassigned),
+        header_or(prompt_class.is_some(), P::Default),
+        header_or(agent.is_some(), P::Unassigned),
+        P::Credential,
+    ]
+    .map(Provenance::letter)
+    .iter()
+    .collect();
+
+    let attribution = Attribution {
+        service: service.id.clone(),
+        agent,
+        application: service.application.clone(),
+        owner: service.owner.clone(),
+        business_unit: service.business_unit.clone(),
+        cost_centre: service.cost_centre.clone(),
+        tenant,
+        environment: key.environment,
+        workflow,
+        run,
+        prompt_class,
+        principal: service.id.clone(),
+        charged_to: vec![Charge { service: service.id.clone(), basis_points: 10_000 }],
+        chain: Vec::new(),
+        credential: key.id.clone(),
+        assurance: Assurance::A1,
+        provenance,
+    };
+    Ok((attribution, claimed))
+}
+
+fn tenant(service: &Service, said: Option<&str>, may: bool) -> Result<(Option<String>, Provenance), Refusal> {
+    let pinned = service.tenant.as_deref();
+    let Some(value) = said.filter(|v| Some(*v) != pinned) else {
+        let from = if pinned.is_some() { Provenance::Catalogue } else { Provenance::Unassigned };
+        return Ok((pinned.map(str::to_owned), from));
+    };
+    let listed = service.tenants.iter().any(|t| glob(t, value));
+    if pinned.is_none() && may && listed && is_slug(value) {
+        return Ok((Some(value.to_owned()), Provenance::Header));
+    }
+    let message = format!(
+        "Weighbridge: service '{}' may not call for tenant '{}'. Its catalogue entry must permit the field 'tenant' and list the value.",
+        service.id,
+        shown(value)
+    );
+    Err(Refusal::new(Code::TenantNotPermitted, message))
+}
+
+fn workflow(service: &Service, said: Option<&str>, may: bool) -> Result<(Option<String>, Provenance), Refusal> {
+    let Some(value) = said else { return Ok((None, Provenance::Unassigned)) };
+    let listed = service.workflows.is_empty() || service.workflows.iter().any(|w| glob(w, value));
+    if may && listed && is_slug(value) {
+        return Ok((Some(value.to_owned()), Provenance::Header));
+    }
+    let message = format!(
+        "Weighbridge: service '{}' may not name workflow '{}'. Its catalogue entry must permit the field 'workflow', and the value must be a declared slug.",
+        service.id,
+        shown(value)
+    );
+    Err(Refusal::new(Code::WorkflowNotPermitted, message))
+}
+
+/// Adds a claim, cut to a bounded length and number.
+pub fn claim(claimed: &mut Claimed, name: &str, value: &str) {
+    if claimed.len() < MAX_CLAIMS {
+        let mut end = value.len().min(MAX_CLAIM);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        claimed.insert(name.to_owned(), value[..end].to_owned());
+    }
+}
+
+/// The class of prompts an endpoint serves where nobody said better.
+pub fn default_class(endpoint: &str) -> Option<&'static str> {
+    Some(match endpoint {
+        "chat.completions" | "messages" | "responses" => "chat",
+        "completions" | "complete" => "completion",
+        "embeddings" => "embedding",
+        _ => return None,
+    })
+}
+
+fn is_run(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
+}
+
+fn shown(value: &str) -> String {
+    value.chars().take(64).filter(|c| !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::catalogue::KeyStatus;
+    use crate::domain::{Environment, Micros, ServiceKind};
+
+    fn service(fields: &[&str]) -> Service {
+        Service {
+            id: "invoice-bot".into(),
+            application: "accounts-payable".into(),
+            kind: ServiceKind::Service,
+            owner: "team-ap".into(),
+            business_unit: "finance".into(),
+            cost_centre: Some("4711".into()),
+            tenant: None,
+            purpose: None,
+            caller_fields: fields.iter().map(|f| f.to_string()).collect(),
+            tenants: vec!["acme*".into()],
+            workflows: vec![],
+            prompt_classes: vec!["triage".into()],
+        }
+    }
+
+    fn key() -> Key {
+        Key {
+            id: "wbk_pABCDEFGHIJK".into(),
+            hash: [0; 32],
+            service: "invoice-bot".into(),
+            environment: Environment::Prod,
+            created_at: Micros(0),
+            expires_at: None,
+            status: KeyStatus::Active,
+            allow_models: None,
+            note: None,
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (n.parse::<http::HeaderName>().unwrap(), v.parse().unwrap())).collect()
+    }
+
+    fn run(fields: &[&str], pairs: &[(&'static str, &str)]) -> Result<(Attribution, Claimed), Refusal> {
+        resolve(&key(), &service(fields), &headers(pairs), |v| format!("h({v})"))
+    }
+
+    #[test]
+    fn nothing_said_leaves_the_catalogues_words() {
+        let (who, claimed) = run(&[], &[]).unwrap();
+        assert_eq!(who.provenance, "KCKKUUUDUC");
+        assert_eq!((who.service.as_str(), who.principal.as_str()), ("invoice-bot", "invoice-bot"));
+        assert!(claimed.is_empty());
+    }
+
+    #[test]
+    fn permitted_words_are_taken_and_marked() {
+        let all = ["tenant", "workflow", "run", "agent", "prompt_class", "end_user"];
+        let said = [
+            ("wb-tenant", "acme-eu"),
+            ("wb-workflow", "month-end"),
+            ("wb-run", "r:1"),
+            ("wb-agent", "extractor"),
+            ("wb-prompt-class", "triage"),
+            ("wb-end-user", "ada@example.org"),
+        ];
+        let (who, claimed) = run(&all, &said).unwrap();
+        assert_eq!(who.provenance, "KCKKHHHHHC");
+        assert_eq!(who.tenant.as_deref(), Some("acme-eu"));
+        assert_eq!(claimed.get("end_user").map(String::as_str), Some("h(ada@example.org)"));
+    }
+
+    #[test]
+    fn what_is_not_permitted_is_refused_or_only_claimed() {
+        assert_eq!(run(&[], &[("wb-tenant", "acme")]).err().unwrap().code, Code::TenantNotPermitted);
+        assert_eq!(run(&["tenant"], &[("wb-tenant", "other")]).err().unwrap().code, Code::TenantNotPermitted);
+        assert_eq!(run(&[], &[("wb-workflow", "x")]).err().unwrap().code, Code::WorkflowNotPermitted);
+        let (who, claimed) = run(&[], &[("wb-agent", "boss"), ("wb-run", "7")]).unwrap();
+        assert_eq!((who.agent, who.run), (None, None));
+        assert_eq!(claimed.get("wb-agent").map(String::as_str), Some("boss"));
+    }
+
+    #[test]
+    fn claims_are_bounded() {
+        let mut claimed = Claimed::new();
+        claim(&mut claimed, "long", &"ü".repeat(500));
+        assert_eq!(claimed["long"].len(), 256);
+        for i in 0..100 {
+            claim(&mut claimed, &i.to_string(), "x");
+        }
+        assert_eq!(claimed.len(), MAX_CLAIMS);
+    }
+}

@@ -1,0 +1,174 @@
+//! May it go: the writer decides, and its answer is durable before the first byte goes upstream.
+
+use crate::dialect::{Edit, Metering};
+use crate::domain::{Code, Limit, Metric, Micros, Money, Refusal};
+use crate::ledger::entry::Admit;
+use crate::ledger::request::{AdmitRequest, Admitted, Reply, Request};
+use crate::store::StoreError;
+
+use super::Gateway;
+use super::classify::{self, Asked};
+use super::refuse::Refused;
+use super::snapshot::Snapshot;
+use super::ticket::Ticket;
+
+/// Longest a call may take, in seconds; past it the answer is cut. Its hold lives a minute longer.
+pub const LONGEST_CALL_S: i64 = 3_600;
+/// How long a background response may stay open at the vendor, in seconds.
+const JOB_LEASE_S: i64 = 24 * 3_600;
+
+/// A call that may go.
+pub struct Granted {
+    pub admitted: Admitted,
+    /// What is changed in the request's body.
+    pub edit: Edit,
+    /// Tokens held for the input and, per choice, for the output.
+    pub input_bound: u64,
+}
+
+impl Gateway {
+    /// Asks the writer. Whatever it refuses is on the record when this returns.
+    pub(super) async fn authorize(
+        &self,
+        snapshot: &Snapshot,
+        ticket: &Ticket,
+        asked: &mut Asked,
+    ) -> Result<Granted, Refused> {
+        self.count_if_it_decides(snapshot, ticket, asked).await;
+        let request = Request::Admit(Box::new(self.admit_request(snapshot, ticket, asked)?));
+        match self.inner.ledger.submit(request).await {
+            Ok(Reply::Admitted(admitted)) => Ok(Granted {
+                edit: Edit {
+                    include_usage: asked.facts.stream && !asked.facts.asked_for_usage,
+                    output_cap: admitted.output_limit,
+                },
+                input_bound: asked.cost.input_tokens,
+                admitted,
+            }),
+            Ok(Reply::Denied(denied)) => Err(Refused::recorded(Refusal {
+                code: denied.code,
+                by: denied.by,
+                message: denied.message,
+                resets_at: denied.resets_at,
+                remaining: denied.remaining,
+                retry_after_s: None,
+            })),
+            Ok(other) => {
+                tracing::error!(call = %ticket.id, ?other, "the ledger answered an admission with something else");
+                Err(journal_unavailable())
+            }
+            Err(error) => {
+                tracing::warn!(call = %ticket.id, %error, "refused: the journal is unavailable");
+                Err(unavailable(error))
+            }
+        }
+    }
+
+    fn admit_request(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> Result<AdmitRequest, Refused> {
+        let facts = &asked.facts;
+        let Some(who) = ticket.who.clone() else {
+            return Err(Refused::with(Code::CredentialMissing, "Weighbridge: no credential."));
+        };
+        let lease = if facts.job { JOB_LEASE_S } else { LONGEST_CALL_S + 60 };
+        let admit = Admit {
+            call: ticket.id,
+            attempt: 1,
+            received_at: ticket.received_at,
+            who,
+            provider: asked.provider.id.clone(),
+            dialect: asked.dialect.name().to_owned(),
+            endpoint: facts.endpoint.to_owned(),
+            unmetered: facts.metering == Metering::Unmetered,
+            stream: facts.stream,
+            job: facts.job,
+            model: facts.model.clone(),
+            price_model: asked.cost.price_model.clone(),
+            price_book: snapshot.prices.version(),
+            catalogue_revision: snapshot.catalogue.revision,
+            tools_offered: facts.tools_offered,
+            hold: Money::ZERO,
+            holds: Vec::new(),
+            input_bound: asked.cost.input_tokens,
+            output_bound: 0,
+            output_limit: None,
+            unbounded: facts.unbounded,
+            retry_of: ticket.retry_of,
+            lease_until: ticket.received_at.plus_seconds(lease),
+        };
+        Ok(AdmitRequest {
+            admit,
+            erasable: ticket.erasable(),
+            fixed: asked.cost.fixed,
+            per_output_token: asked.cost.per_output_token,
+            output_wanted: asked.cost.output_wanted,
+            may_limit_output: facts.output_cap.is_none() && facts.output_cap_field.is_some(),
+            choices: facts.choices.max(1),
+            max_cost: asked.max_cost,
+            allow_unpriced: asked.allow_unpriced,
+            allow_unmetered: asked.allow_unmetered,
+        })
+    }
+
+    /// Counts the input's tokens exactly where the bound by bytes would be refused: counting costs half a millisecond per
+    /// 8 KiB, so it is done only where it may decide. The balances looked at are advice; the writer decides.
+    async fn count_if_it_decides(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &mut Asked) {
+        let facts = &asked.facts;
+        if facts.metering != Metering::Metered || facts.unbounded || !(asked.hard || asked.max_cost.is_some()) {
+            return;
+        }
+        let output = if facts.output_cap.is_none() && facts.output_cap_field.is_some() {
+            asked.cost.output_wanted.min(256)
+        } else {
+            asked.cost.output_wanted
+        };
+        let per_token = asked.cost.per_output_token.unwrap_or_default();
+        let need = asked.cost.fixed.saturating_add(per_token.times(output.saturating_mul(facts.choices.max(1))));
+        let affordable = self.affordable(snapshot, ticket.received_at, asked.max_cost);
+        if affordable.is_none_or(|left| need <= left) {
+            return;
+        }
+        let (dialect, facts_copy, body) = (asked.dialect, facts.clone(), asked.body.decoded.clone());
+        let model = facts.model.clone().unwrap_or_default();
+        let counted = tokio::task::spawn_blocking(move || {
+            crate::dialect::tokens::count(&model, &dialect.prompt_text(&facts_copy, &body))
+        });
+        if let Ok(counted) = counted.await
+            && counted < facts.input_bytes.div_ceil(2)
+        {
+            let at = ticket.received_at;
+            asked.cost = classify::bound(&snapshot.prices, &asked.provider, &asked.facts, at, Some(counted), false);
+        }
+    }
+
+    /// The least that any hard money budget or the caller's own limit leaves. Budgets that do not cover the call may be
+    /// among them: counting once too often is all that costs.
+    fn affordable(&self, snapshot: &Snapshot, at: Micros, max_cost: Option<Money>) -> Option<Money> {
+        let balances = self.inner.ledger.balances(at);
+        let left = |id: &str, limit: Limit| {
+            let used: i128 = balances.iter().filter(|b| b.budget == id).map(|b| b.posted + b.held).max().unwrap_or(0);
+            Money(limit.amount - used)
+        };
+        let budgets = snapshot.hard.iter().filter(|b| b.limit.metric == Metric::Usd).map(|b| left(&b.id, b.limit));
+        budgets.chain(max_cost).min()
+    }
+}
+
+fn unavailable(error: StoreError) -> Refused {
+    match error {
+        StoreError::Busy => {
+            let mut refused = journal_unavailable();
+            refused.refusal.message =
+                "Weighbridge: too many calls wait for the journal at once. Try again in a moment.".into();
+            refused
+        }
+        _ => journal_unavailable(),
+    }
+}
+
+/// No call goes unseen: a journal that cannot be written stops them all.
+pub(super) fn journal_unavailable() -> Refused {
+    let message = "Weighbridge: the journal cannot be written, so no call is carried. The operators see why on the readiness page.";
+    let mut refusal = Refusal::new(Code::JournalUnavailable, message);
+    refusal.retry_after_s = Some(2);
+    Refused::recorded(refusal)
+}

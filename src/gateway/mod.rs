@@ -1,0 +1,265 @@
+//! Carries one call across the bridge: identify, classify, authorize, forward, observe, settle.
+//!
+//! [`Gateway::handle`] is the whole story. Each stage takes what the one before gave, so none can be skipped. From
+//! authorization on, a call runs in a task of its own: a caller who hangs up cannot keep it from being settled, and
+//! shut-down waits for it. The stages know HTTP; what bytes mean is `dialect`'s, what they cost `pricing`'s, and whether a
+//! call may go the ledger's: there is no balance here.
+
+mod attribute;
+mod authorize;
+mod body;
+mod carrier;
+mod classify;
+mod connect;
+mod forward;
+mod headers;
+mod identify;
+mod observe;
+mod own;
+mod refuse;
+mod replay;
+mod route;
+mod settle;
+mod snapshot;
+mod throttle;
+mod ticket;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, header};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::domain::{Call, Code, Micros, Refusal};
+use crate::store::{Clock, Ledger};
+
+use self::classify::Asked;
+use self::refuse::Refused;
+use self::replay::Replays;
+use self::route::Route;
+use self::snapshot::{Snapshot, Snapshots};
+use self::throttle::Throttle;
+use self::ticket::Ticket;
+
+pub use self::body::Body;
+pub use self::snapshot::Secrets;
+
+/// Most upstreams read on for their usage after their callers left.
+const MAX_DRAINS: usize = 64;
+
+/// Marks a request whose length could be read in two ways (`Transfer-Encoding` with `Content-Length`, a repeated
+/// length): the listener sees the bytes and says so.
+#[derive(Clone, Copy, Debug)]
+pub struct BadFraming;
+
+/// What a gateway is made of.
+pub struct GatewayParts {
+    pub ledger: Ledger,
+    /// Key of the hashes of virtual keys.
+    pub pepper: hmac::Key,
+    /// Key of fingerprints and pseudonyms.
+    pub fingerprint: hmac::Key,
+    /// Reads providers' credentials.
+    pub secrets: Secrets,
+    pub clock: Arc<dyn Clock>,
+    /// How a call is shown to its own caller.
+    pub show: fn(&Call) -> serde_json::Value,
+    pub settings: Settings,
+}
+
+/// What the configuration says about the gateway.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Largest request body, in bytes.
+    pub max_body_bytes: u64,
+    /// Most calls under way at once.
+    pub max_concurrent: u32,
+    /// Where the pages are that explain refusals: `http://127.0.0.1:8701`.
+    pub help_base: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { max_body_bytes: 32 * 1024 * 1024, max_concurrent: 20_000, help_base: None }
+    }
+}
+
+/// The data plane. Clones are cheap and share everything.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ledger: Ledger,
+    pepper: hmac::Key,
+    fingerprint: hmac::Key,
+    clock: Arc<dyn Clock>,
+    show: fn(&Call) -> serde_json::Value,
+    settings: Settings,
+    snapshots: Snapshots,
+    clients: connect::Clients,
+    throttle: Mutex<Throttle>,
+    replays: Mutex<Replays>,
+    under_way: Arc<Semaphore>,
+    drains: Arc<Semaphore>,
+    calls: TaskTracker,
+}
+
+impl Gateway {
+    pub fn new(parts: GatewayParts) -> Gateway {
+        let settings = parts.settings;
+        let most = (settings.max_concurrent as usize).min(Semaphore::MAX_PERMITS);
+        Gateway {
+            inner: Arc::new(Inner {
+                ledger: parts.ledger,
+                pepper: parts.pepper,
+                fingerprint: parts.fingerprint,
+                clock: parts.clock,
+                show: parts.show,
+                snapshots: Snapshots::new(parts.secrets),
+                clients: connect::Clients::new(),
+                throttle: Mutex::default(),
+                replays: Mutex::default(),
+                under_way: Arc::new(Semaphore::new(most)),
+                drains: Arc::new(Semaphore::new(MAX_DRAINS)),
+                calls: TaskTracker::new(),
+                settings,
+            }),
+        }
+    }
+
+    /// Answers one request. Never fails: what goes wrong is an answer in the caller's dialect.
+    pub async fn handle(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        if let Some(answer) = self.health(&head) {
+            return answer;
+        }
+        let snapshot = self.snapshot();
+        let of = |id: &str| snapshot.catalogue.providers.get(id).map(|p| p.dialect.clone());
+        let dialect = route::dialect_of(head.uri.path(), &head.headers, of);
+        let mut ticket = Ticket::new(&head, peer, self.now(), dialect);
+        ticket.catalogue_revision = snapshot.catalogue.revision;
+        match self.carry(snapshot, &mut ticket, head, body).await {
+            Ok(answer) => answer,
+            Err(refused) => self.refuse(&ticket, refused).await,
+        }
+    }
+
+    /// The stages up to what the call can cost; the rest runs in a task that the caller's leaving cannot end.
+    async fn carry(
+        &self,
+        snapshot: Arc<Snapshot>,
+        ticket: &mut Ticket,
+        head: Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>, Refused> {
+        let provider = |id: &str| snapshot.catalogue.providers.get(id).cloned();
+        let found = route::find(&head.uri, &head.method, &head.headers, provider);
+        if head.extensions.get::<BadFraming>().is_some() {
+            return Err(Refused::with(
+                Code::Malformed,
+                "Weighbridge: the request frames its body in more than one way.",
+            ));
+        }
+        let caller = self.identify(&snapshot, ticket, &head)?;
+        let route = found?;
+        if let Route::Own(path) = &route {
+            return self.own(&caller, &head, path, &snapshot);
+        }
+        refuse_upgrade(&head.headers)?;
+        let place = self.inner.under_way.clone().try_acquire_owned().map_err(|_| full())?;
+        let body = body::read(body, &head.headers, self.inner.settings.max_body_bytes).await?;
+        ticket.read_at = Instant::now();
+        let natural = matches!(route, Route::Natural { .. });
+        let asked = self.classify(&snapshot, ticket, &caller, route, &head, body)?;
+        self.look_back(ticket, &caller, &asked, &head)?;
+        let listing = if natural { own::listing(&snapshot, &caller, ticket, &asked) } else { None };
+
+        let (reply, answer) = oneshot::channel();
+        let running = self.clone().run(snapshot, ticket.clone(), asked, listing, reply);
+        self.inner.calls.spawn(async move {
+            running.await;
+            drop(place);
+        });
+        answer.await.unwrap_or_else(|_| Err(authorize::journal_unavailable()))
+    }
+
+    /// Repetitions: a used idempotency key ends here, a retry is linked to the call it repeats.
+    fn look_back(
+        &self,
+        ticket: &mut Ticket,
+        caller: &identify::Caller,
+        asked: &Asked,
+        head: &Parts,
+    ) -> Result<(), Refused> {
+        let credential = &caller.key.id;
+        if let Some(key) = head.headers.get("wb-idempotency-key") {
+            let key = key.to_str().ok().filter(|k| (1..=replay::MAX_KEY).contains(&k.len())).ok_or_else(|| {
+                Refused::with(Code::Malformed, "Weighbridge: wb-idempotency-key must be 1 to 128 visible characters.")
+            })?;
+            self.replays().claim(credential, key, ticket.id, ticket.received_at).map_err(|first| {
+                let message = format!(
+                    "Weighbridge: this wb-idempotency-key was used by call {first} already, whose answer is not kept. The \
+                     request was not forwarded again; GET /wb/v1/calls/{first} has its receipt."
+                );
+                Refused::with(Code::IdempotencyReplay, message)
+            })?;
+            ticket.idempotency_key = Some(key.to_owned());
+        }
+        let body = self.fingerprint(asked.url.path(), &asked.body.decoded);
+        let retry = head.headers.get("x-stainless-retry-count").is_some_and(|v| v.as_bytes() != b"0");
+        ticket.fingerprint = Some(body);
+        ticket.retry_of = self.replays().seen(credential, body, ticket.id, retry, ticket.received_at);
+        Ok(())
+    }
+
+    /// Declared state for one call.
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.inner.snapshots.of(self.inner.ledger.catalogue())
+    }
+
+    fn now(&self) -> Micros {
+        self.inner.clock.now()
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.inner.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replays(&self) -> MutexGuard<'_, Replays> {
+        self.inner.replays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls under way.
+    pub fn under_way(&self) -> usize {
+        self.inner.calls.len()
+    }
+
+    /// Waits until every call is settled, at most this long; true if all were. New ones must not come any more.
+    pub async fn drain(&self, at_most: Duration) -> bool {
+        self.inner.calls.close();
+        tokio::time::timeout(at_most, self.inner.calls.wait()).await.is_ok()
+    }
+}
+
+fn refuse_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
+    let upgrade = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !upgrade.to_ascii_lowercase().contains("websocket") {
+        return Ok(());
+    }
+    let message = "Weighbridge: WebSocket connections are not carried yet. Use the same API over HTTP; streams work.";
+    Err(Refusal::new(Code::UpgradeNotSupported, message))
+}
+
+fn full() -> Refused {
+    let mut refusal =
+        Refusal::new(Code::RateLimited, "Weighbridge: as many calls as this gateway carries are under way.");
+    refusal.retry_after_s = Some(1);
+    Refused::new(refusal)
+}

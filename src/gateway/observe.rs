@@ -1,0 +1,423 @@
+//! Handing the answer on as it arrives, and reading it while it passes.
+//!
+//! Nothing is held back but the last event (or the last piece of a plain body), which waits for the settlement to be
+//! durable. Memory per call is a few pieces: a caller who reads slowly slows the upstream down. When the upstream breaks
+//! off inside a stream, the caller gets the dialect's error event, because a stream that just stops looks like success.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::dialect::{End, Observation, Progress, ResponseHead, Tap};
+use crate::domain::catalogue::OnClientAbort;
+use crate::domain::{Code, Money, Refusal};
+
+use super::Gateway;
+use super::authorize::{Granted, LONGEST_CALL_S};
+use super::body::Body;
+use super::classify::Asked;
+use super::forward::{NoAnswer, upstream_unavailable};
+use super::headers;
+use super::refuse::{Refused, put};
+use super::settle::Ending;
+use super::snapshot::Snapshot;
+use super::ticket::Ticket;
+
+/// How long an upstream is read on for its usage after its caller left.
+const DRAIN: Duration = Duration::from_secs(30);
+
+type Reply = oneshot::Sender<Result<Response<Body>, Refused>>;
+type Out = mpsc::Sender<io::Result<Frame<Bytes>>>;
+
+/// A call on the bridge: everything its settlement needs.
+pub(super) struct Crossing {
+    pub gateway: Gateway,
+    pub snapshot: Arc<Snapshot>,
+    pub ticket: Ticket,
+    pub asked: Asked,
+    pub granted: Granted,
+    /// When it was sent on.
+    pub forwarded_at: Instant,
+}
+
+impl Gateway {
+    /// Authorizes, forwards, observes and settles one call. Runs to its end whatever the caller does.
+    pub(super) async fn run(
+        self,
+        snapshot: Arc<Snapshot>,
+        ticket: Ticket,
+        mut asked: Asked,
+        listing: Option<Bytes>,
+        reply: Reply,
+    ) {
+        let granted = match self.authorize(&snapshot, &ticket, &mut asked).await {
+            Ok(granted) => granted,
+            Err(refused) => return drop(reply.send(Err(refused))),
+        };
+        let crossing = Crossing { gateway: self, snapshot, ticket, asked, granted, forwarded_at: Instant::now() };
+        match listing {
+            Some(listing) => crossing.answer_listing(listing, reply).await,
+            None => crossing.cross(reply).await,
+        }
+    }
+}
+
+impl Crossing {
+    /// A list of models is answered from here and recorded like any other call.
+    async fn answer_listing(self, listing: Bytes, reply: Reply) {
+        let ending = Ending { status: Some(200), ..Ending::default() };
+        let answer = match self.settle(Observation::default(), &ending).await {
+            Ok(cost) => {
+                let mut response = Response::new(Body::Whole(listing));
+                put(response.headers_mut(), "content-type", "application/json");
+                self.explain(response.headers_mut(), cost);
+                Ok(response)
+            }
+            Err(_) => Err(super::authorize::journal_unavailable()),
+        };
+        let _ = reply.send(answer);
+    }
+
+    async fn cross(self, mut reply: Reply) {
+        let secret = self.snapshot.secret(&self.asked.provider.id);
+        let answer = {
+            let mut forward = std::pin::pin!(self.gateway.forward(&self.asked, &self.granted.edit, secret.clone()));
+            tokio::select! {
+                answer = &mut forward => Some(answer),
+                // The caller left before the answer began: read on or let go, as the provider's setting says.
+                () = reply.closed() => match self.drain_place() {
+                    Some(_place) => timeout(DRAIN, forward).await.ok(),
+                    None => None,
+                },
+            }
+        };
+        match answer {
+            Some(Ok(response)) => self.pass(response, secret, reply).await,
+            Some(Err(no_answer)) => self.no_answer(no_answer, reply).await,
+            None => {
+                let ending = Ending { end: End::CallerLeft, caller_left: true, sent: true, ..Ending::default() };
+                let _ = self.settle(Observation::default(), &ending).await;
+            }
+        }
+    }
+
+    async fn no_answer(self, no_answer: NoAnswer, reply: Reply) {
+        let NoAnswer { sent, reason } = no_answer;
+        tracing::warn!(call = %self.ticket.id, provider = %self.asked.provider.id, sent, reason, "no answer from the provider");
+        let ending = Ending { end: End::UpstreamDied, sent, caller_left: reply.is_closed(), ..Ending::default() };
+        let settled = self.settle(Observation::default(), &ending).await;
+        let refused = match settled {
+            Ok(_) => Refused { reached: sent, ..upstream_unavailable(&self.asked.provider.id) },
+            Err(_) => super::authorize::journal_unavailable(),
+        };
+        let _ = reply.send(Err(refused));
+    }
+
+    /// Passes an answer on, settles it, and lets its end go.
+    async fn pass(self, response: Response<Incoming>, secret: Option<Arc<SecretString>>, reply: Reply) {
+        let (head, upstream) = response.into_parts();
+        let status = head.status.as_u16();
+        let drop_usage = self.granted.edit.include_usage;
+        let response_head = ResponseHead { status, headers: &head.headers };
+        let mut tap = self.asked.dialect.tap(&self.asked.facts, &response_head, drop_usage);
+        let events =
+            head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
+        let (out, body) = Body::pieces();
+        let mut answer = Response::new(body);
+        *answer.status_mut() = head.status;
+        *answer.headers_mut() = self.answer_headers(&head.headers, drop_usage);
+        let _ = reply.send(Ok(answer));
+
+        let mut flow = Flow {
+            upstream,
+            out,
+            redact: (status >= 400).then(|| secret.and_then(Redactor::new)).flatten(),
+            idle: Duration::from_secs(self.asked.provider.idle_timeout_s.max(1).into()),
+            longest: Duration::from_secs(LONGEST_CALL_S as u64),
+            started: self.forwarded_at,
+            first_byte: None,
+            last_byte: None,
+        };
+        let mut stop = flow.pump(tap.as_mut()).await;
+        let caller_left = stop == Stop::CallerLeft;
+        if caller_left && let Some(_place) = self.drain_place() {
+            stop = flow.drain(tap.as_mut()).await;
+        }
+        let end = match stop {
+            Stop::Last | Stop::Complete => End::Complete,
+            Stop::UpstreamDied => End::UpstreamDied,
+            Stop::CallerLeft => End::CallerLeft,
+        };
+        let observation = tap.finish(end);
+        let ending = Ending {
+            end,
+            caller_left,
+            sent: true,
+            status: Some(status),
+            provider_request_id: request_id(&head.headers),
+            first_byte: flow.first_byte,
+        };
+        let settled = self.settle(observation, &ending).await;
+        if !caller_left {
+            self.let_go(flow, tap.as_mut(), stop, events, settled.ok()).await;
+        }
+    }
+
+    /// The end of the answer, now that it is settled. `settled` is absent where it could not be: then the caller must not
+    /// see an end.
+    async fn let_go(
+        &self,
+        mut flow: Flow,
+        tap: &mut dyn Tap,
+        stop: Stop,
+        events: bool,
+        settled: Option<Option<Money>>,
+    ) {
+        let Some(cost) = settled else {
+            let broken = io::Error::other("the journal cannot be written");
+            return drop(flow.out.send(Err(broken)).await);
+        };
+        let mut pass = Vec::new();
+        tap.release(&mut pass);
+        if flow.send(&mut pass).await.is_err() {
+            return;
+        }
+        match stop {
+            Stop::UpstreamDied if events => {
+                let message =
+                    format!("Weighbridge: provider '{}' broke off inside the stream.", self.asked.provider.id);
+                let refusal = Refusal::new(Code::UpstreamUnavailable, message);
+                // An event that was cut in half is ended first, so that ours is read as one of its own.
+                let gap: &'static [u8] = match flow.last_byte {
+                    None => b"",
+                    Some(b'\n') => b"\n",
+                    Some(_) => b"\n\n",
+                };
+                let event = self.asked.dialect.cut(&self.asked.facts, &refusal, self.ticket.client);
+                let mut pass = vec![Bytes::from_static(gap), event];
+                let _ = flow.send(&mut pass).await;
+            }
+            Stop::UpstreamDied => {
+                let _ = flow.out.send(Err(io::Error::other("the provider broke off"))).await;
+                return;
+            }
+            Stop::Last => flow.rest().await,
+            Stop::Complete | Stop::CallerLeft => {}
+        }
+        flow.finish_redaction().await;
+        if self.ticket.trailers
+            && let Some(cost) = cost
+        {
+            let mut trailers = HeaderMap::new();
+            put(&mut trailers, "wb-cost-usd", &cost.to_string());
+            let _ = flow.out.send(Ok(Frame::trailers(trailers))).await;
+        }
+    }
+
+    fn answer_headers(&self, upstream: &HeaderMap, drop_usage: bool) -> HeaderMap {
+        let mut headers = headers::to_caller(upstream);
+        if !drop_usage && !self.ticket.trailers {
+            if let Some(length) = upstream.get(header::CONTENT_LENGTH) {
+                headers.insert(header::CONTENT_LENGTH, length.clone());
+            }
+        } else if self.ticket.trailers {
+            headers.insert(header::TRAILER, HeaderValue::from_static("wb-cost-usd"));
+        }
+        self.explain(&mut headers, None);
+        headers
+    }
+
+    /// Our own headers on an answer.
+    fn explain(&self, headers: &mut HeaderMap, cost: Option<Money>) {
+        put(headers, "wb-request-id", &self.ticket.id.to_string());
+        put(headers, "wb-cache", "miss");
+        if let Some(cost) = cost {
+            put(headers, "wb-cost-usd", &cost.to_string());
+        }
+        let admitted = &self.granted.admitted;
+        if let Some(remaining) = admitted.remaining {
+            put(headers, "wb-budget-remaining-usd", &remaining.to_string());
+        }
+        if let Some((budget, percent)) = &admitted.warning {
+            put(headers, "wb-budget-warning", &format!("{budget}; used={percent}%"));
+        }
+        if let Some(limit) = admitted.output_limit {
+            put(headers, "wb-output-limit", &limit.to_string());
+        }
+    }
+
+    /// A place among those read on without a caller, where the provider's setting asks for it.
+    fn drain_place(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        let drain = self.asked.provider.on_client_abort == OnClientAbort::Drain;
+        drain.then(|| self.gateway.inner.drains.clone().try_acquire_owned().ok()).flatten()
+    }
+}
+
+/// Why passing on stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The last event has been read and is held back.
+    Last,
+    /// The body ended.
+    Complete,
+    UpstreamDied,
+    CallerLeft,
+}
+
+/// The bytes on their way.
+struct Flow {
+    upstream: Incoming,
+    out: Out,
+    redact: Option<Redactor>,
+    idle: Duration,
+    longest: Duration,
+    started: Instant,
+    first_byte: Option<Instant>,
+    /// The last byte the caller was sent.
+    last_byte: Option<u8>,
+}
+
+impl Flow {
+    async fn pump(&mut self, tap: &mut dyn Tap) -> Stop {
+        let mut pass = Vec::new();
+        loop {
+            let wait = self.idle.min(self.longest.saturating_sub(self.started.elapsed()));
+            let frame = tokio::select! {
+                biased;
+                () = self.out.closed() => return Stop::CallerLeft,
+                frame = timeout(wait, self.upstream.frame()) => frame,
+            };
+            let data = match frame {
+                Ok(None) => return Stop::Complete,
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => data,
+                    Err(_trailers) => continue,
+                },
+                Ok(Some(Err(_))) | Err(_) => return Stop::UpstreamDied,
+            };
+            self.first_byte.get_or_insert_with(Instant::now);
+            let progress = tap.feed(data, &mut pass);
+            if self.send(&mut pass).await.is_err() {
+                return Stop::CallerLeft;
+            }
+            if progress == Progress::Last {
+                return Stop::Last;
+            }
+        }
+    }
+
+    /// Reads on without a caller, for the usage at the end.
+    async fn drain(&mut self, tap: &mut dyn Tap) -> Stop {
+        let by = tokio::time::Instant::now() + DRAIN;
+        let mut pass = Vec::new();
+        loop {
+            match tokio::time::timeout_at(by, self.upstream.frame()).await {
+                Err(_) => return Stop::CallerLeft,
+                Ok(None) => return Stop::Complete,
+                Ok(Some(Err(_))) => return Stop::UpstreamDied,
+                Ok(Some(Ok(frame))) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    let progress = tap.feed(data, &mut pass);
+                    pass.clear();
+                    if progress == Progress::Last {
+                        return Stop::Last;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whatever follows the last event: nothing, or a blank line.
+    async fn rest(&mut self) {
+        while let Ok(Some(Ok(frame))) = timeout(self.idle, self.upstream.frame()).await {
+            let Ok(data) = frame.into_data() else { continue };
+            if self.send(&mut vec![data]).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Hands pieces to the caller, who has as long to take each as the provider has to send one.
+    async fn send(&mut self, pass: &mut Vec<Bytes>) -> Result<(), CallerGone> {
+        for piece in pass.drain(..) {
+            let piece = match &mut self.redact {
+                Some(redact) => redact.feed(&piece),
+                None => piece,
+            };
+            let Some(last) = piece.last() else { continue };
+            self.last_byte = Some(*last);
+            match timeout(self.idle, self.out.send(Ok(Frame::data(piece)))).await {
+                Ok(Ok(())) => {}
+                _ => return Err(CallerGone),
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish_redaction(&mut self) {
+        if let Some(rest) = self.redact.take().map(Redactor::finish).filter(|rest| !rest.is_empty()) {
+            let _ = self.out.send(Ok(Frame::data(rest))).await;
+        }
+    }
+}
+
+/// The caller hung up, or stopped reading.
+struct CallerGone;
+
+/// Blots the provider's credential out of error bodies, where some providers quote it. Length and all other bytes stay.
+struct Redactor {
+    secret: Arc<SecretString>,
+    held: Vec<u8>,
+}
+
+impl Redactor {
+    fn new(secret: Arc<SecretString>) -> Option<Redactor> {
+        (secret.expose_secret().len() >= 8).then(|| Redactor { secret, held: Vec::new() })
+    }
+
+    fn feed(&mut self, piece: &[u8]) -> Bytes {
+        self.held.extend_from_slice(piece);
+        let needle = self.secret.expose_secret().as_bytes();
+        while let Some(at) = memchr::memmem::find(&self.held, needle) {
+            self.held[at..at + needle.len()].fill(b'*');
+        }
+        let pass = self.held.len().saturating_sub(needle.len() - 1);
+        Bytes::from(self.held.drain(..pass).collect::<Vec<u8>>())
+    }
+
+    fn finish(self) -> Bytes {
+        Bytes::from(self.held)
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let names = ["x-request-id", "request-id", "apim-request-id", "x-generation-id"];
+    let value = names.iter().find_map(|n| headers.get(*n)).and_then(|v| v.to_str().ok())?;
+    Some(value.chars().take(128).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_credential_is_blotted_out_however_it_is_split() {
+        let secret = Arc::new(SecretString::from("sk-live-1234567890"));
+        let text = b"{\"error\":\"bad key sk-live-1234567890 given\"}";
+        for at in 0..text.len() {
+            let mut redactor = Redactor::new(secret.clone()).unwrap();
+            let mut out = redactor.feed(&text[..at]).to_vec();
+            out.extend_from_slice(&redactor.feed(&text[at..]));
+            out.extend_from_slice(&redactor.finish());
+            assert_eq!(out, b"{\"error\":\"bad key ****************** given\"}", "{at}");
+        }
+    }
+}

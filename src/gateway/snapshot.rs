@@ -1,0 +1,82 @@
+//! What every call reads and none changes: the catalogue in the order it is used in, prices, providers' credentials.
+//!
+//! Rebuilt when the catalogue's revision moves. Credentials of providers are not in the catalogue; they are read again
+//! after a few seconds too, so that a rotated one is used without a restart.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use secrecy::SecretString;
+
+use crate::domain::{Budget, Catalogue, Enforcement, Policy, Provider};
+use crate::pricing::PriceBook;
+
+const SECRETS_FOR: Duration = Duration::from_secs(5);
+
+/// Reads the credential of a provider, by its id.
+pub type Secrets = Arc<dyn Fn(&str) -> Option<SecretString> + Send + Sync>;
+
+/// Declared state as one call sees it throughout.
+pub struct Snapshot {
+    pub catalogue: Arc<Catalogue>,
+    pub prices: Arc<PriceBook>,
+    pub providers: Vec<Arc<Provider>>,
+    pub policies: Vec<Arc<Policy>>,
+    /// Budgets that refuse.
+    pub hard: Vec<Arc<Budget>>,
+    secrets: HashMap<String, Arc<SecretString>>,
+    made: Instant,
+}
+
+impl Snapshot {
+    /// The credential for a provider; none where the provider needs none.
+    pub fn secret(&self, provider: &str) -> Option<Arc<SecretString>> {
+        self.secrets.get(provider).cloned()
+    }
+}
+
+/// The newest snapshot, shared by all calls.
+pub struct Snapshots {
+    current: ArcSwapOption<Snapshot>,
+    secrets: Secrets,
+}
+
+impl Snapshots {
+    pub fn new(secrets: Secrets) -> Snapshots {
+        Snapshots { current: ArcSwapOption::empty(), secrets }
+    }
+
+    /// The snapshot for this catalogue.
+    pub fn of(&self, catalogue: Arc<Catalogue>) -> Arc<Snapshot> {
+        let current = self.current.load_full();
+        if let Some(snapshot) = &current
+            && snapshot.catalogue.revision == catalogue.revision
+            && snapshot.made.elapsed() < SECRETS_FOR
+        {
+            return snapshot.clone();
+        }
+        let fresh = Arc::new(self.make(catalogue, current.as_deref()));
+        self.current.store(Some(fresh.clone()));
+        fresh
+    }
+
+    fn make(&self, catalogue: Arc<Catalogue>, before: Option<&Snapshot>) -> Snapshot {
+        let providers: Vec<_> = catalogue.providers_in_order().into_iter().cloned().collect();
+        let secrets = providers.iter().filter_map(|p| Some((p.id.clone(), Arc::new((self.secrets)(&p.id)?)))).collect();
+        let prices = match before {
+            Some(before) if before.catalogue.price_book == catalogue.price_book => before.prices.clone(),
+            _ => PriceBook::for_catalogue(&catalogue),
+        };
+        Snapshot {
+            prices,
+            policies: catalogue.policies_in_order().into_iter().cloned().collect(),
+            hard: catalogue.budgets.values().filter(|b| b.enforcement == Enforcement::Hard).cloned().collect(),
+            providers,
+            secrets,
+            catalogue,
+            made: Instant::now(),
+        }
+    }
+}
