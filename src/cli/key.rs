@@ -4,18 +4,23 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, Outcome};
+use super::client::Reach;
+use super::{Failure, Outcome, noun};
 use crate::domain::Environment;
 use crate::domain::key::{Secret, SecretKind};
 
 #[derive(Debug, Args)]
 pub struct Command {
+    #[command(flatten)]
+    reach: Reach,
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    #[command(flatten)]
+    Kept(noun::Verb),
     /// Print a well-formed key for `secret` of a `[[key]]`; nothing is stored
     Generate {
         /// prod, pilot, test or exploratory: what the key is for
@@ -31,6 +36,7 @@ fn environment(name: &str) -> Result<Environment, String> {
 impl Command {
     pub fn run(self) -> Outcome {
         match self.verb {
+            Verb::Kept(verb) => noun::Command { reach: self.reach, verb }.run(&noun::KEYS),
             Verb::Generate { environment } => {
                 let secret = generate(environment)?;
                 writeln!(std::io::stdout(), "{}", secret.expose())?;

@@ -3,9 +3,16 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 64 wrong configuration, 69 cannot reach or open.
 
+pub mod calls;
+pub mod client;
 pub mod config;
 pub mod demo;
+mod filters;
 pub mod key;
+pub mod noun;
+pub mod price;
+pub mod report;
+mod table;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,8 +34,26 @@ struct Cli {
 enum Noun {
     /// The configuration file
     Config(config::Command),
+    /// The metered calls, and the receipt of one
+    Calls(calls::Command),
+    /// What was spent
+    Report(report::Command),
+    /// Software that calls models
+    Service(noun::Command),
+    /// People and teams that answer for services
+    Owner(noun::Command),
     /// Virtual keys
     Key(key::Command),
+    /// Limits, and what they have left
+    Budget(noun::Command),
+    /// What may be called
+    Policy(noun::Command),
+    /// Where calls go
+    Provider(noun::Command),
+    /// Prices over the shipped book, and what a usage costs
+    Price(price::Command),
+    /// Where alerts go
+    Notify(noun::Command),
     /// The appliance at work with everything built in; nothing leaves the machine
     Demo(demo::Command),
 }
@@ -94,7 +119,16 @@ impl From<std::io::Error> for Failure {
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().noun {
         Noun::Config(command) => command.run(),
+        Noun::Calls(command) => command.run(),
+        Noun::Report(command) => command.run(),
+        Noun::Service(command) => command.run(&noun::SERVICES),
+        Noun::Owner(command) => command.run(&noun::OWNERS),
         Noun::Key(command) => command.run(),
+        Noun::Budget(command) => command.run(&noun::BUDGETS),
+        Noun::Policy(command) => command.run(&noun::POLICIES),
+        Noun::Provider(command) => command.run(&noun::PROVIDERS),
+        Noun::Price(command) => command.run(),
+        Noun::Notify(command) => command.run(&noun::NOTIFY),
         Noun::Demo(command) => command.run(),
     };
     match outcome {
@@ -107,6 +141,12 @@ pub fn run() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// An answer as JSON, for people and programs alike.
+fn print_json(value: &serde_json::Value) -> Outcome {
+    writeln!(std::io::stdout(), "{value:#}")?;
+    Ok(())
 }
 
 /// A runtime for commands that speak to the ledger or to a server; `serve` and `demo` build their own.
