@@ -115,7 +115,12 @@ impl Row<'_> {
         let mut usage = seen.usage.clone().unwrap_or_default();
         let model = seen.model.as_deref().or(self.facts.model.as_deref()).unwrap_or_default();
         if usage.get(Component::InputTokens).is_none() {
-            usage.set(Component::InputTokens, tokens::count(model, &self.dialect.prompt_text(&self.facts, body)));
+            let path = self.row["request"]["path"].as_str().unwrap();
+            let headers = HeaderMap::new();
+            let head = RequestHead { method: &http::Method::POST, path, query: None, headers: &headers };
+            let allowance = self.dialect.read_request(&head, body).map_or(0, |f| f.input_allowance);
+            let text = self.dialect.prompt_text(&self.facts, body);
+            usage.set(Component::InputTokens, tokens::count(model, &text) + allowance);
         }
         if usage.get(Component::OutputTokens).is_none() {
             usage.set(Component::OutputTokens, tokens::count(model, &seen.output_text));
@@ -170,6 +175,9 @@ fn differences(row: &Value, seen: &Observation) -> Vec<String> {
             "equal".into(),
             if (got - cost).abs() < 1e-12 { "equal".into() } else { format!("{got} for {cost}") },
         );
+    }
+    if let Some(kind) = text(&expected["error_type"]) {
+        check("error", format!("{:?}", Some(kind)), format!("{:?}", seen.error));
     }
     check("outcome", expected["outcome"].to_string(), format!("\"{}\"", outcome(seen, expected)));
     out
@@ -234,7 +242,7 @@ fn awkward(body: &[u8], seed: &mut u64) -> Vec<usize> {
     let mut cuts: Vec<usize> = (1..body.len())
         .filter(|&i| {
             *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            body[i] & 0xC0 == 0x80 || body[i - 1] == b'\r' || body[i - 1] == b'\\' || (*seed >> 33) % 97 == 0
+            body[i] & 0xC0 == 0x80 || body[i - 1] == b'\r' || body[i - 1] == b'\\' || (*seed >> 33).is_multiple_of(97)
         })
         .collect();
     cuts.dedup();
@@ -293,6 +301,45 @@ fn compressed(case: &Row, wire: &str, whole: &Observation) {
     }
 }
 
+#[test]
+fn every_recorded_request_is_read_and_edited() {
+    let mut read = 0;
+    for row in &corpus("exchanges.jsonl") {
+        let Some((dialect, endpoint, metering)) = row["surface"].as_str().and_then(surface_dialect) else { continue };
+        let request = &row["request"];
+        // What the recorder cut out, and what was sent to be refused, is no test of reading.
+        if request["redacted"] == true || row["response"]["status"] != 200 || !request["json"].is_object() {
+            continue;
+        }
+        let headers = HeaderMap::new();
+        let method = request["method"].as_str().unwrap().parse().unwrap();
+        let head =
+            RequestHead { method: &method, path: request["path"].as_str().unwrap(), query: None, headers: &headers };
+        let body = Bytes::from(request["json"].to_string());
+        let facts = dialect.read_request(&head, &body).unwrap_or_else(|e| panic!("{}: {e}", row["id"]));
+        assert_eq!((facts.endpoint, facts.metering), (endpoint, metering), "{}", row["id"]);
+        if request["json"]["model"].is_string() {
+            assert_eq!(facts.model.as_deref(), request["json"]["model"].as_str(), "{}", row["id"]);
+        }
+        assert_eq!(facts.stream, request["json"]["stream"] == true, "{}", row["id"]);
+        let edit = Edit { include_usage: !facts.asked_for_usage, output_cap: facts.output_cap_field.map(|_| 321) };
+        let edited: Value = serde_json::from_slice(&dialect.edit(&facts, &body, &edit)).unwrap();
+        let mut expected = request["json"].clone();
+        if edit.include_usage && dialect.name() == "openai" {
+            if !expected["stream_options"].is_object() {
+                expected["stream_options"] = serde_json::json!({});
+            }
+            expected["stream_options"]["include_usage"] = true.into();
+        }
+        if let Some(field) = facts.output_cap_field.filter(|_| metering == Metering::Metered) {
+            expected[field] = 321.into();
+        }
+        assert_eq!(edited, expected, "{}", row["id"]);
+        read += 1;
+    }
+    println!("{read} requests read and edited");
+}
+
 /// The median and the 95th percentile, in per mille.
 fn spread(mut errors: Vec<u64>) -> (u64, u64) {
     errors.sort_unstable();
@@ -326,7 +373,7 @@ fn an_answer_that_broke_off_is_counted_and_never_zero() {
                         row["id"], row["provider"], row["surface"], full["output_reasoning"]
                     );
                 }
-                for i in 0..2 {
+                for i in (0..2).filter(|i| want[*i] > 0) {
                     surface[i].push(got[i].abs_diff(want[i]) * 1000 / want[i].max(1));
                 }
             }

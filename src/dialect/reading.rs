@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::json_scan::{Text, Want};
+use super::json_scan::{Text, Want, Whole};
 use super::tap::Seen;
 use super::{End, Observation, Verdict};
 
@@ -32,6 +32,9 @@ pub(super) fn add_text(obs: &mut Observation, text: Text<'_>) {
 /// Counts a call that the client is to execute.
 pub(super) fn add_tool(obs: &mut Observation, name: Option<&str>) {
     obs.tools_called = obs.tools_called.saturating_add(1);
+    // The model writes more than the arguments: its name and marks around it are generated too.
+    let call = format!("\n<call name=\"{}\">", cut(name.unwrap_or_default(), MAX_WORD));
+    add_text(obs, Text { text: &call, bytes: call.len() as u64 });
     if let Some(name) = name.filter(|n| !n.is_empty())
         && obs.tool_names.len() < MAX_TOOL_NAMES
     {
@@ -72,8 +75,14 @@ pub(super) fn error_type(json: &[u8]) -> String {
 }
 
 /// Ok, error or truncated, from how the body ended. `complete`: the terminal event, or a whole plain body, was seen.
-pub(super) fn verdict(obs: &Observation, seen: &Seen, complete: bool) -> Verdict {
-    if seen.status >= 400 || obs.error.is_some() {
+pub(super) fn verdict(obs: &mut Observation, seen: &Seen, complete: bool) -> Verdict {
+    if seen.status >= 400 {
+        obs.error.get_or_insert_with(|| "error".into());
+    } else if !seen.streamed && seen.whole == Whole::Malformed {
+        // A page of a proxy in between, most likely.
+        obs.error.get_or_insert_with(|| "not_json".into());
+    }
+    if obs.error.is_some() {
         Verdict::Error
     } else if complete || (!seen.streamed && seen.end == End::Complete && seen.status < 300 && is_empty(seen)) {
         Verdict::Ok
@@ -84,5 +93,5 @@ pub(super) fn verdict(obs: &Observation, seen: &Seen, complete: bool) -> Verdict
 
 /// A success without a body, as for a deletion.
 fn is_empty(seen: &Seen) -> bool {
-    seen.whole == super::json_scan::Whole::Empty
+    seen.whole == Whole::Empty
 }

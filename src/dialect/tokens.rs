@@ -25,6 +25,28 @@ pub fn count(model: &str, text: &str) -> u64 {
     u64::try_from((tokens * by).div_ceil(of)).unwrap_or(u64::MAX)
 }
 
+/// Tokens that providers put around a prompt and charge as input: marks, a preamble, the description of how to call
+/// tools. Read off the recorded exchanges of 2026-11 (a handful a family), where the request's own text says less than
+/// the bill; part of every input's bound and of every count.
+pub fn framing(model: &str, tools_offered: u32) -> u64 {
+    let name = model.to_ascii_lowercase();
+    let has = |part: &str| name.contains(part);
+    let (always, with_tools) = if has("claude") {
+        (10, 500)
+    } else if has("gpt-oss") {
+        (64, 60)
+    } else if has("llama-3.") || has("llama-4") {
+        (30, 60)
+    } else if has("grok") || has("deepseek") {
+        (5, 230)
+    } else if Family::of(&name) == Family::Cl100k || has("gpt-") || has("/o") || name.starts_with('o') {
+        (4, 0)
+    } else {
+        (5, 100)
+    };
+    always + if tools_offered > 0 { with_tools } else { 0 }
+}
+
 /// Which vocabulary a model has, or borrows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {

@@ -280,10 +280,7 @@ impl Meter for MessagesMeter {
         let mut obs = std::mem::take(&mut self.obs);
         obs.finish_reason = obs.finish_reason_raw.as_deref().map(finish_reason);
         let complete = if seen.streamed { self.stopped } else { seen.whole == Whole::Complete };
-        if seen.status >= 400 {
-            obs.error.get_or_insert_with(|| "error".into());
-        }
-        obs.verdict = verdict(&obs, &seen, complete);
+        obs.verdict = verdict(&mut obs, &seen, complete);
         let stated = match self.delta {
             Some(delta) => self.start.overlay(delta),
             None => {

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use crate::dialect::members::Members;
 use crate::dialect::prompt::Prompt;
 use crate::dialect::reading::cut;
+use crate::dialect::tokens::framing;
 use crate::dialect::{CallFacts, DialectError, Metering};
 use crate::domain::Component;
 
@@ -13,8 +14,6 @@ const KNOWN: &[&str] =
     &["model", "stream", "max_tokens", "max_tokens_to_sample", "messages", "system", "tools", "prompt", "speed"];
 const TEXT_PARTS: &[&str] = &["system", "messages", "prompt"];
 const JSON_PARTS: &[&str] = &["tools", "output_format", "output_config"];
-/// The system text that Anthropic adds where tools are offered, at most (platform.claude.com, tool use, 2026-11-23).
-const TOOL_SYSTEM_TOKENS: u64 = 800;
 const MAX_CLAIM: usize = 256;
 
 /// The facts of a request for `endpoint`.
@@ -65,9 +64,7 @@ pub fn read(endpoint: &'static str, metering: Metering, body: &[u8]) -> Result<C
 fn tools(members: &Members, facts: &mut CallFacts) {
     let tools = members.list("tools");
     facts.tools_offered = tools.len().min(u32::MAX as usize) as u32;
-    if !tools.is_empty() {
-        facts.input_allowance += TOOL_SYSTEM_TOKENS;
-    }
+    facts.input_allowance += framing(facts.model.as_deref().unwrap_or_default(), facts.tools_offered);
     for tool in tools {
         hosted(tool, facts);
     }

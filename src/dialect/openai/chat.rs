@@ -293,10 +293,7 @@ impl Meter for ChatMeter {
         // A stream without its marker is whole if it finished: Perplexity, Writer and GPUStack leave the marker out.
         let finished = self.finished && (seen.end == End::Complete || obs.usage.is_some());
         let complete = if seen.streamed { self.done || finished } else { seen.whole == Whole::Complete };
-        if seen.status >= 400 && obs.error.is_none() {
-            obs.error = Some("error".into());
-        }
-        obs.verdict = crate::dialect::reading::verdict(&obs, &seen, complete);
+        obs.verdict = crate::dialect::reading::verdict(&mut obs, &seen, complete);
         if obs.verdict == Verdict::Error && seen.status >= 400 {
             // What failed before it began used nothing; some servers echo ids and models in their errors.
             obs.usage = None;

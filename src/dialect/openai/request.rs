@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use crate::dialect::members::Members;
 use crate::dialect::prompt::Prompt;
 use crate::dialect::reading::cut;
+use crate::dialect::tokens::framing;
 use crate::dialect::{CallFacts, DialectError, Metering, RequestHead};
 use crate::domain::Component;
 
@@ -60,7 +61,9 @@ pub fn read(
         return Ok(facts);
     }
     let members = Members::of_body(body, KNOWN)?;
-    let templated = members.get("prompt").is_some_and(|p| p.get().starts_with('{'));
+    // A template kept at the vendor (OpenAI's `prompt` object, Portkey's path) may name the model itself.
+    let stored_prompt = members.get("prompt").is_some_and(|p| p.get().starts_with('{'));
+    let templated = stored_prompt || head.path.split('/').any(|p| p == "prompts");
     facts.model = members.text("model")?.filter(|m| !m.is_empty()).or_else(|| deployment(head.path));
     if facts.model.is_none() && !templated {
         return Err(DialectError("`model` is missing: name the model, such as \"model\": \"gpt-5.2\"".into()));
@@ -149,6 +152,9 @@ fn weigh(members: &Members, facts: &mut CallFacts) {
 fn tools(members: &Members, facts: &mut CallFacts) {
     let tools = members.list("tools");
     facts.tools_offered = (tools.len() + members.list("functions").len()).min(u32::MAX as usize) as u32;
+    if matches!(facts.endpoint, "chat.completions" | "responses") {
+        facts.input_allowance += framing(facts.model.as_deref().unwrap_or_default(), facts.tools_offered);
+    }
     let limit = members.count("max_tool_calls").ok().flatten();
     for tool in tools {
         hosted(tool, limit, facts);

@@ -337,11 +337,11 @@ impl Meter for ResponsesMeter {
         if let Some(tier) = &obs.service_tier {
             obs.price_context.insert("service_tier".into(), tier.clone());
         }
-        if seen.status >= 400 || self.status.as_deref() == Some("failed") {
+        if self.status.as_deref() == Some("failed") {
             obs.error.get_or_insert_with(|| "error".into());
         }
         let complete = if seen.streamed { self.terminal } else { seen.whole == Whole::Complete };
-        obs.verdict = verdict(&obs, &seen, complete);
+        obs.verdict = verdict(&mut obs, &seen, complete);
         let runs_on = matches!(self.status.as_deref(), Some("queued" | "in_progress"));
         if obs.verdict == Verdict::Ok && runs_on && !self.terminal {
             obs.verdict = Verdict::Pending;
