@@ -1,4 +1,202 @@
 //! Puts the appliance together and takes it apart: configuration, store, gateway, web, background work, drain.
+//!
+//! [`App::start`] opens the store, applies the declared state and binds both listeners, in this order: a wrong
+//! configuration is found before anything is opened, and a store that cannot be opened before a port is taken.
+//! [`App::stop`] stops accepting, lets calls end and be settled, and closes the ledger; whatever does not end in time is
+//! settled at the next start from its hold.
 
 mod framing;
 pub mod listen;
+pub mod logs;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::extract::ConnectInfo;
+use http::Request;
+use hyper::body::Incoming;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::api::{self, Api};
+use crate::config;
+use crate::gateway::{Gateway, GatewayParts, Settings};
+use crate::ledger::request::Request as LedgerRequest;
+use crate::store::clock::SystemClock;
+use crate::store::{Durability, Ledger, Options};
+
+use self::listen::Terms;
+
+/// How long calls under way may take to end at shut-down.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How often leases are looked at, and folded refusals written.
+const TICK: Duration = Duration::from_secs(10);
+/// Connections beside those of calls: health checks, idle keep-alive.
+const SPARE_CONNECTIONS: usize = 1_024;
+
+/// A running appliance.
+pub struct App {
+    /// Where software reaches the gateway.
+    pub gateway_addr: SocketAddr,
+    /// Where people and the admin API are.
+    pub web_addr: SocketAddr,
+    ledger: Ledger,
+    gateway: Gateway,
+    /// No new connections on the gateway.
+    stop: CancellationToken,
+    /// The web listener and the background tasks end after the calls have.
+    stop_web: CancellationToken,
+    calls: TaskTracker,
+    rest: TaskTracker,
+    https: bool,
+}
+
+/// Opens the store that a configuration names.
+pub fn open(server: &config::Server) -> Result<Ledger> {
+    let durability = if server.relaxed { Durability::Relaxed } else { Durability::Strict };
+    let options = Options { durability, clock: Arc::new(SystemClock) };
+    Ok(Ledger::open(&server.data_dir, options)?)
+}
+
+impl App {
+    /// Starts on an open ledger: binds both listeners and serves. Needs a tokio runtime.
+    pub async fn start(server: &config::Server, ledger: Ledger) -> Result<App> {
+        let tls = server.tls.as_ref().map(|t| tls::acceptor(&t.cert, &t.key)).transpose()?;
+        let https = tls.is_some();
+        let gateway_door = bind(server.listen, "server.listen").await?;
+        let web_door = bind(server.web_listen, "server.web_listen").await?;
+        let (gateway_addr, web_addr) = (gateway_door.local_addr()?, web_door.local_addr()?);
+        let scheme = if https { "https" } else { "http" };
+
+        let gateway = Gateway::new(GatewayParts {
+            secrets: secrets(&ledger),
+            ledger: ledger.clone(),
+            settings: Settings {
+                max_body_bytes: server.max_body_bytes,
+                max_concurrent: server.max_concurrent,
+                help_base: Some(format!("{scheme}://{web_addr}")),
+            },
+        });
+        let app = App {
+            gateway_addr,
+            web_addr,
+            ledger,
+            gateway,
+            stop: CancellationToken::new(),
+            stop_web: CancellationToken::new(),
+            calls: TaskTracker::new(),
+            rest: TaskTracker::new(),
+            https,
+        };
+        app.serve_gateway(gateway_door, tls.clone(), server.max_concurrent as usize);
+        app.serve_web(web_door, tls, server);
+        app.rest.spawn(background(app.ledger.clone(), app.gateway.clone(), app.stop_web.clone()));
+        Ok(app)
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Base URL of the gateway.
+    pub fn gateway_url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.gateway_addr)
+    }
+
+    /// Base URL of pages and API.
+    pub fn web_url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.web_addr)
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.https { "https" } else { "http" }
+    }
+
+    fn serve_gateway(&self, door: TcpListener, tls: Option<tokio_rustls::TlsAcceptor>, most: usize) {
+        let terms =
+            Terms { tls, connections: most + SPARE_CONNECTIONS, stop: self.stop.clone(), open: self.calls.clone() };
+        let gateway = self.gateway.clone();
+        let handler = move |request: Request<Incoming>, peer: SocketAddr| {
+            let gateway = gateway.clone();
+            async move { gateway.handle(request, peer).await }
+        };
+        self.calls.spawn(listen::serve(door, terms, handler));
+    }
+
+    fn serve_web(&self, door: TcpListener, tls: Option<tokio_rustls::TlsAcceptor>, server: &config::Server) {
+        let terms = Terms { tls, connections: SPARE_CONNECTIONS, stop: self.stop_web.clone(), open: self.rest.clone() };
+        let router = self.web_router(server);
+        let handler = move |request: Request<Incoming>, peer: SocketAddr| {
+            let router = router.clone();
+            async move {
+                let mut request = request.map(axum::body::Body::new);
+                request.extensions_mut().insert(ConnectInfo(peer));
+                match router.oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
+        };
+        self.rest.spawn(listen::serve(door, terms, handler));
+    }
+
+    /// Pages and the admin API on one listener.
+    fn web_router(&self, server: &config::Server) -> axum::Router {
+        let token = server.operator_token.as_ref().map(|t| SecretString::from(t.expose_secret()));
+        api::router(Api::new(self.ledger.clone(), token))
+    }
+
+    /// Stops accepting, waits for the calls under way, closes the ledger.
+    pub async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.calls.close();
+        if !self.gateway.drain(DRAIN).await {
+            tracing::warn!(calls = self.gateway.under_way(), "calls did not end in time; the next start settles them");
+        }
+        // Settled answers are on their way; connections get a moment to send them.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.calls.wait()).await;
+        self.gateway.write_folded(true).await;
+        self.stop_web.cancel();
+        self.rest.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.rest.wait()).await;
+        self.ledger.close().await.context("the ledger did not close cleanly")
+    }
+}
+
+async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))
+}
+
+/// Providers' credentials come out of the store's sealed secrets.
+fn secrets(ledger: &Ledger) -> crate::gateway::Secrets {
+    let ledger = ledger.clone();
+    Arc::new(move |provider| {
+        let id = format!("provider/{provider}");
+        ledger.core().secret(&id).unwrap_or_else(|error| {
+            tracing::error!(%error, provider, "the credential of a provider cannot be read");
+            None
+        })
+    })
+}
+
+/// What happens by the clock: leases that ran out are settled, folded refusals are written.
+async fn background(ledger: Ledger, gateway: Gateway, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = ledger.submit(LedgerRequest::ExpireLeases).await {
+            tracing::warn!(%error, "leases could not be looked at");
+        }
+        gateway.write_folded(false).await;
+    }
+}

@@ -155,7 +155,7 @@ impl Gateway {
 
     /// The keyed fingerprint of a request: tells a retry or a loop from a new request, and says nothing else.
     pub(super) fn fingerprint(&self, path: &str, body: &[u8]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.inner.fingerprint);
+        let mut context = hmac::Context::with_key(self.inner.ledger.fingerprint_key());
         context.update(path.as_bytes());
         context.update(&[0]);
         context.update(body);

@@ -42,7 +42,7 @@ impl Gateway {
             if self.throttle().blocked_key(source, secret.id(), now).is_some() {
                 return Err(Unreadable::invalid("throttled", Some(secret.id().to_owned())));
             }
-            verify(&snapshot.catalogue, &secret, &self.inner.pepper, now)
+            verify(&snapshot.catalogue, &secret, self.inner.ledger.pepper(), now)
         });
         let (key, service) = match verified {
             Ok(found) => found,
@@ -80,7 +80,7 @@ impl Gateway {
     /// An end user's name as a keyed hash: tells users apart without naming them.
     fn pseudonym(&self, tenant: Option<&str>, name: &str) -> String {
         let text = format!("end-user\0{}\0{name}", tenant.unwrap_or_default());
-        let tag = hmac::sign(&self.inner.fingerprint, text.as_bytes());
+        let tag = hmac::sign(self.inner.ledger.fingerprint_key(), text.as_bytes());
         format!("u-{}", data_encoding::HEXLOWER.encode(&tag.as_ref()[..16]))
     }
 }

@@ -28,15 +28,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-use crate::domain::{Call, Code, Micros, Refusal};
-use crate::store::{Clock, Ledger};
+use crate::domain::{Code, Micros, Refusal};
+use crate::store::Ledger;
 
 use self::classify::Asked;
 use self::refuse::Refused;
@@ -60,15 +59,8 @@ pub struct BadFraming;
 /// What a gateway is made of.
 pub struct GatewayParts {
     pub ledger: Ledger,
-    /// Key of the hashes of virtual keys.
-    pub pepper: hmac::Key,
-    /// Key of fingerprints and pseudonyms.
-    pub fingerprint: hmac::Key,
     /// Reads providers' credentials.
     pub secrets: Secrets,
-    pub clock: Arc<dyn Clock>,
-    /// How a call is shown to its own caller.
-    pub show: fn(&Call) -> serde_json::Value,
     pub settings: Settings,
 }
 
@@ -97,10 +89,6 @@ pub struct Gateway {
 
 struct Inner {
     ledger: Ledger,
-    pepper: hmac::Key,
-    fingerprint: hmac::Key,
-    clock: Arc<dyn Clock>,
-    show: fn(&Call) -> serde_json::Value,
     settings: Settings,
     snapshots: Snapshots,
     clients: connect::Clients,
@@ -118,10 +106,6 @@ impl Gateway {
         Gateway {
             inner: Arc::new(Inner {
                 ledger: parts.ledger,
-                pepper: parts.pepper,
-                fingerprint: parts.fingerprint,
-                clock: parts.clock,
-                show: parts.show,
                 snapshots: Snapshots::new(parts.secrets),
                 clients: connect::Clients::new(),
                 throttle: Mutex::default(),
@@ -225,7 +209,7 @@ impl Gateway {
     }
 
     fn now(&self) -> Micros {
-        self.inner.clock.now()
+        self.inner.ledger.clock().now()
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {
