@@ -81,6 +81,7 @@ pub mod pricing;
 pub mod report;
 pub mod rollup;
 pub mod store;
+pub mod web;
 
 pub mod gateway;
 

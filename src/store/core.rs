@@ -207,6 +207,19 @@ impl Core {
         self.row(SESSIONS, hash)
     }
 
+    /// Notes a session's use. One that was removed meanwhile stays removed.
+    pub fn touch_session(&self, hash: &TokenHash, at: Micros) -> Result<(), StoreError> {
+        let Some(session) = self.session(hash)? else { return Ok(()) };
+        let row = encoded(&Session { last_seen: at, ..session });
+        self.write(|txn| {
+            let mut table = txn.open_table(SESSIONS)?;
+            if table.get(hash.as_slice())?.is_some() {
+                table.insert(hash.as_slice(), row.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
     pub fn sessions(&self, operator: &str) -> Result<Vec<(TokenHash, Session)>, StoreError> {
         let all: Vec<(TokenHash, Session)> = self.rows(SESSIONS)?;
         Ok(all.into_iter().filter(|(_, session)| session.operator == operator).collect())

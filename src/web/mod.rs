@@ -1,0 +1,102 @@
+//! The web UI: pages rendered on the server, whole without JavaScript, made quicker by htmx where there is some.
+//!
+//! Each page is a struct and its handler side by side in one file; the handler asks `report` or the ledger one question
+//! and returns the struct. [`layers`] has what every answer passes: session, same-origin check, headers, error pages.
+
+mod accounts;
+mod assets;
+mod budgets;
+mod calls;
+mod chart;
+mod data;
+mod error;
+mod export;
+mod filters;
+mod format;
+mod help;
+mod layers;
+mod overview;
+mod profile;
+mod query;
+mod range;
+mod receipt;
+mod search;
+mod shell;
+mod sign_in;
+mod soft_lock;
+mod spend;
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::http::HeaderMap;
+use axum::middleware;
+use axum::routing::{get, post};
+
+use crate::domain::Micros;
+use crate::store::Ledger;
+
+pub use accounts::{OperatorId, setup_link, sign_in_link};
+
+/// What pages need; clones are cheap and equal.
+#[derive(Clone)]
+pub struct Web {
+    pub ledger: Ledger,
+    /// Pages are served over TLS: cookies are `Secure` and browsers are told to stay there.
+    pub https: bool,
+    /// Where software reaches the gateway, for snippets: `http://127.0.0.1:8700`.
+    pub gateway: String,
+    soft_lock: Arc<Mutex<soft_lock::SoftLock>>,
+    /// Passwords are hashed two at a time: each takes 19 MiB and a good part of a core.
+    hashing: Arc<tokio::sync::Semaphore>,
+}
+
+impl Web {
+    pub fn new(ledger: Ledger, https: bool, gateway: impl Into<String>) -> Web {
+        Web {
+            ledger,
+            https,
+            gateway: gateway.into(),
+            soft_lock: Arc::default(),
+            hashing: Arc::new(tokio::sync::Semaphore::new(2)),
+        }
+    }
+
+    fn now(&self) -> Micros {
+        self.ledger.clock().now()
+    }
+}
+
+/// Every page. Mount it at the root of the web listener.
+pub fn router(web: Web) -> Router {
+    let signed_in = Router::new()
+        .route("/", get(overview::show))
+        .route("/spend", get(spend::show))
+        .route("/budgets", get(budgets::list))
+        .route("/calls", get(calls::list))
+        .route("/calls/{id}", get(receipt::show))
+        .route("/search", get(search::jump))
+        .route("/profile", get(profile::show))
+        .route("/profile/sessions/end", post(profile::end_session))
+        .route("/profile/keys", post(profile::switch_keys))
+        .route("/sign-out", post(sign_in::sign_out))
+        .route_layer(middleware::from_fn(layers::require_session));
+    let open = Router::new()
+        .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
+        .route("/sign-in/link", post(sign_in::use_link))
+        .route("/setup", get(sign_in::setup).post(sign_in::create_first))
+        .route("/theme", post(profile::switch_theme))
+        .route("/help", get(help::list))
+        .route("/help/{code}", get(help::show));
+    let pages = layers::around_pages(open.merge(signed_in).fallback(layers::not_found), &web);
+    Router::new()
+        .route("/static/{name}", get(assets::serve))
+        .merge(pages)
+        .layer(middleware::from_fn_with_state(web.clone(), layers::headers))
+        .with_state(web)
+}
+
+/// The operator whose session these headers carry, for the API.
+pub fn session_operator(web: &Web, headers: &HeaderMap) -> Option<OperatorId> {
+    layers::session(web, headers).map(|s| s.operator)
+}
