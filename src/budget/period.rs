@@ -202,5 +202,4 @@ pub fn zone(name: &str) -> Result<TimeZone, PeriodError> {
 }
 
 #[cfg(test)]
-#[path = "period_tests.rs"]
 mod tests;

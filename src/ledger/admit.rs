@@ -129,6 +129,11 @@ fn gone<'a>(state: &State, at: Micros, admit: &Admit) -> Option<Refused<'a>> {
     Some(Refused { by: Some(denied.by), ..Refused::new(denied.code, message) })
 }
 
+/// Output tokens wanted, all choices together: every sum here is of this kind.
+fn wanted(request: &AdmitRequest) -> u64 {
+    request.output_wanted.saturating_mul(request.choices.max(1))
+}
+
 /// The output to hold, in tokens of all choices together; or who refuses.
 fn judge<'a>(request: &AdmitRequest, bound: &Bound, covering: &'a [Covering<'a>]) -> Result<u64, Refused<'a>> {
     let admit = &request.admit;
@@ -174,7 +179,7 @@ fn lowered(request: &AdmitRequest, bound: &Bound, metric: Metric, available: i12
 }
 
 fn within_max_cost<'a>(request: &AdmitRequest, bound: &Bound) -> Result<u64, Refused<'a>> {
-    let wanted = request.output_wanted;
+    let wanted = wanted(request);
     let Some(most) = request.max_cost.filter(|most| bound.cost(wanted) > *most) else { return Ok(wanted) };
     lowered(request, bound, Metric::Usd, most.0).map(|output| output.min(wanted)).ok_or_else(|| {
         let cost = words::amount(Metric::Usd, bound.cost(wanted).0);
@@ -222,7 +227,7 @@ fn go(
     admit.catalogue_revision = state.catalogue().revision;
     admit.hold = bound.cost(output);
     admit.output_bound = output;
-    admit.output_limit = (output < request.output_wanted).then(|| output / request.choices.max(1));
+    admit.output_limit = (output < wanted(request)).then(|| output / request.choices.max(1));
     admit.holds = covering
         .iter()
         .map(|c| BudgetHold {
@@ -280,7 +285,7 @@ fn deny(state: &State, at: Micros, request: &AdmitRequest, bound: &Bound, refuse
         model: admit.model.clone(),
         http_status: code.status(),
         tools_offered: admit.tools_offered,
-        hold: bound.per_output_token.map(|_| bound.cost(request.output_wanted)),
+        hold: bound.per_output_token.map(|_| bound.cost(wanted(request))),
         available: money_left,
         catalogue_revision: state.catalogue().revision,
         retry_of: admit.retry_of,

@@ -321,5 +321,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-#[path = "cbor_tests.rs"]
 mod tests;

@@ -415,5 +415,4 @@ pub fn describe(entry: &Entry) -> Value {
 }
 
 #[cfg(test)]
-#[path = "codec_tests.rs"]
 mod tests;

@@ -156,8 +156,6 @@ fn interrupt(state: &State, which: impl Fn(&Open) -> bool) -> Decision {
 }
 
 #[cfg(test)]
-#[path = "model_tests.rs"]
 mod model;
 #[cfg(test)]
-#[path = "decide_tests.rs"]
 mod tests;

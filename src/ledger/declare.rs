@@ -32,7 +32,8 @@ pub(super) fn declare(
         if let Err(message) = sound(change) {
             return refuse(state, at, message);
         }
-        let new = new_entry(&after, actor, change, openings, reason);
+        let opening = opening(state, at, &after, change, openings);
+        let new = new_entry(actor, change, opening, reason);
         if encode_body(&new.body).len() > MAX_ENTRY_BYTES - LEAF_BYTES {
             let (noun, id) = change.subject();
             return refuse(
@@ -81,20 +82,35 @@ fn is_so(catalogue: &Catalogue, change: &Change) -> bool {
     }
 }
 
-fn new_entry(
+/// What a budget begins with, if what it had posted says nothing about what it counts now. Where nothing is handed in
+/// for a period that has a balance, it begins at zero: what is handed in is complete.
+fn opening(
+    state: &State,
+    at: Micros,
     before: &Catalogue,
-    actor: &str,
     change: &Change,
     openings: &[(String, Opening)],
-    reason: Option<&str>,
-) -> NewEntry {
+) -> Vec<Opening> {
+    let Change::Budget(id, Some(budget)) = change else { return Vec::new() };
+    if !counts_anew(before.budgets.get(id).map(|x| &**x), budget) {
+        return Vec::new();
+    }
+    let mut own: Vec<Opening> = openings.iter().filter(|(of, _)| of == id).map(|(_, o)| o.clone()).collect();
+    if let Ok(calendar) = Calendar::of(budget) {
+        let period = calendar.window(at).id;
+        if own.iter().all(|o| o.period != period) && state.balance(id, &period).is_some() {
+            own.push(Opening { period, posted: 0 });
+        }
+    }
+    own
+}
+
+fn new_entry(actor: &str, change: &Change, opening: Vec<Opening>, reason: Option<&str>) -> NewEntry {
     let mut erasable = because(reason);
     let actor = actor.to_owned();
     let body = match change {
         Change::Budget(id, budget) => {
-            let recount = budget.as_ref().is_some_and(|b| counts_anew(before.budgets.get(id).map(|x| &**x), b));
-            let own = openings.iter().filter(|(of, _)| recount && of == id).map(|(_, o)| o.clone());
-            Body::Budget { actor, id: id.clone(), budget: budget.clone().map(Box::new), opening: own.collect() }
+            Body::Budget { actor, id: id.clone(), budget: budget.clone().map(Box::new), opening }
         }
         Change::Price { .. } => Body::Price { actor, change: Box::new(change.clone()) },
         // What names a person goes where it can be erased.

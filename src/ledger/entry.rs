@@ -152,8 +152,9 @@ pub struct Admit {
     pub hold: Money,
     pub holds: Vec<BudgetHold>,
     pub input_bound: u64,
+    /// Of all choices together.
     pub output_bound: u64,
-    /// Output cap written into the request, in tokens.
+    /// Output cap written into the request, in tokens per choice.
     pub output_limit: Option<u64>,
     /// The input cannot be seen (stored conversation, files): the hold is the model's context window.
     pub unbounded: bool,

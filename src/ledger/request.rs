@@ -63,12 +63,12 @@ pub struct AdmitRequest {
     pub fixed: Money,
     /// Price of one output token; absent = the model has no price.
     pub per_output_token: Option<Money>,
-    /// Output tokens wanted: the caller's own cap, else the model's maximum (all choices together).
+    /// Output tokens wanted, per choice: the caller's own cap, else the model's maximum.
     pub output_wanted: u64,
     /// The caller set no cap and the dialect can write one into the request: `decide` may lower the output to what the
     /// budgets afford, but not under 256 tokens.
     pub may_limit_output: bool,
-    /// How many answers the cap is for (`n`): tokens held are cap × choices.
+    /// How many answers the cap is for (`n`), at least 1: tokens held are cap × choices.
     pub choices: u64,
     /// The caller's `wb-max-cost`.
     pub max_cost: Option<Money>,
@@ -104,7 +104,7 @@ pub struct Admitted {
     /// Journal time: the instant that counts.
     pub at: Micros,
     pub hold: Money,
-    /// To be written into the request, in tokens.
+    /// To be written into the request, in tokens per choice.
     pub output_limit: Option<u64>,
     /// What the tightest money budget has left after this hold.
     pub remaining: Option<Money>,

@@ -58,7 +58,7 @@ pub struct Open {
     /// The vendor's id of the job and its last known state.
     pub vendor: Option<(String, String)>,
     pub hold: Money,
-    /// There is a price: the hold is an upper bound and not just zero.
+    /// The hold is an upper bound, not a zero for want of a price.
     pub priced: bool,
     /// Upper bound of input and output.
     pub tokens: u64,
@@ -273,7 +273,7 @@ impl State {
             job: admit.job,
             vendor: None,
             hold: admit.hold,
-            priced: admit.price_model.is_some() || !admit.hold.is_zero(),
+            priced: has_bound(admit),
             tokens: admit.input_bound.saturating_add(admit.output_bound),
             holds,
             lease_until: admit.lease_until,
@@ -377,6 +377,12 @@ impl State {
     }
 }
 
+// Whether the hold bounds the cost: there was a price, or nothing that could cost anything.
+fn has_bound(admit: &Admit) -> bool {
+    let free = !admit.unmetered && admit.input_bound == 0 && admit.output_bound == 0;
+    free || admit.price_model.is_some() || !admit.hold.is_zero()
+}
+
 /// What a settlement posts to a budget of this metric.
 pub(super) fn posted_by(settle: &Settle, metric: Metric) -> i128 {
     let usage: &Usage = &settle.usage;
@@ -384,5 +390,4 @@ pub(super) fn posted_by(settle: &Settle, metric: Metric) -> i128 {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

@@ -250,5 +250,4 @@ pub fn verify_consistency(
 }
 
 #[cfg(test)]
-#[path = "tree_tests.rs"]
 mod tests;

@@ -196,6 +196,7 @@ fn take(bench: &mut Bench, step: Step, calls: &mut u128, rejoin: &mut bool) {
             let mut request = admit(*calls, Money(fixed));
             request.per_output_token = Some(Money(per_token));
             (request.output_wanted, request.may_limit_output) = (wanted, may_limit);
+            request.choices = u64::from(tools) + 1;
             (request.admit.input_bound, request.admit.job, request.admit.tools_offered) = (input, job, tools);
             request.admit.lease_until = bench.at.plus_seconds(2_000);
             let open = bench.state.running().count();

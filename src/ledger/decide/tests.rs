@@ -91,7 +91,7 @@ fn output_is_cut_to_what_the_tightest_budget_affords() {
     assert_eq!((entry.output_bound, entry.output_limit), (4_000, Some(4_000)));
     b.settle(1, settle(Some(usd("0")), 0));
 
-    let a = admitted(b.admit(call(2, 128_000, 3)));
+    let a = admitted(b.admit(call(2, 40_000, 3)));
     assert_eq!((a.output_limit, a.hold), (Some(1_333), usd("0.4999")), "per choice, all choices held");
     b.settle(2, settle(Some(usd("0.3")), 0));
 
@@ -103,7 +103,8 @@ fn output_is_cut_to_what_the_tightest_budget_affords() {
     let mut own = call(5, 2_000, 1);
     own.may_limit_output = false;
     assert_eq!(denied(b.admit(own)).by.as_deref(), Some("budget:b"));
-    assert_eq!(admitted(b.admit(call(6, 900, 1))).output_limit, None, "affordable as it is");
+    let a = admitted(b.admit(call(6, 300, 3)));
+    assert_eq!((a.output_limit, a.hold), (None, usd("0.19")), "affordable as it is");
 }
 
 #[test]
@@ -150,6 +151,7 @@ fn what_has_no_price_or_no_meter_needs_leave_under_a_hard_budget() {
     let mut b = Bench::new(vec![hard("month", "10")]);
     let mut unpriced = admit(1, usd("1"));
     (unpriced.per_output_token, unpriced.admit.price_model) = (None, None);
+    unpriced.admit.input_bound = 500;
     assert_eq!(denied(b.admit(unpriced.clone())).code, Code::ModelUnpriced);
     unpriced.allow_unpriced = true;
     assert_eq!(admitted(b.admit(unpriced)).hold, Money::ZERO);
@@ -321,6 +323,10 @@ fn a_budget_made_in_mid_month_begins_with_what_was_spent() {
     wider.matches = [(Dimension::BusinessUnit, "b*".to_owned())].into();
     declare(&mut b, wider, "12");
     assert_eq!(b.balance("month"), (usd("12").0, usd("2").0));
+    let mut narrower = hard("month", "20");
+    narrower.matches.insert(Dimension::Run, "r-1".into());
+    b.declare(vec![Change::Budget("month".into(), Some(narrower))]);
+    assert_eq!(b.balance("month"), (0, usd("2").0), "nothing handed in is nothing posted");
     // It counts calls from now on: what is open is held as one.
     declare(&mut b, budget("month", Metric::Calls, 5, Enforcement::Hard), "0");
     assert_eq!(b.balance("month").1, 1);
