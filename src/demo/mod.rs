@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod history;
 pub mod organisation;
 pub mod plan;
 pub mod random;
