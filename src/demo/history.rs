@@ -120,7 +120,8 @@ impl Teller {
 
     fn who(&self, call: &Planned) -> anyhow::Result<Attribution> {
         let workload = call.workload;
-        let key = self.keys.get(&(workload.service.to_owned(), workload.environment)).context("a sample key is missing")?;
+        let key =
+            self.keys.get(&(workload.service.to_owned(), workload.environment)).context("a sample key is missing")?;
         let service = self.catalogue.services.get(workload.service).context("a sample service is missing")?;
         let mut headers = HeaderMap::new();
         for (name, value) in [("wb-workflow", call.workflow), ("wb-run", call.run.as_deref())] {
@@ -134,7 +135,9 @@ impl Teller {
 
     fn provider(&self, call: &Planned) -> anyhow::Result<&Provider> {
         let provider = self.catalogue.providers.get(call.choice.provider);
-        provider.map(std::sync::Arc::as_ref).with_context(|| format!("sample provider `{}` is missing", call.choice.provider))
+        provider
+            .map(std::sync::Arc::as_ref)
+            .with_context(|| format!("sample provider `{}` is missing", call.choice.provider))
     }
 
     fn bound(&self, call: &Planned, provider: &Provider) -> Option<UpperBound> {
@@ -298,8 +301,7 @@ fn usage(call: &Planned) -> (Usage, UsageBasis) {
         // What had passed when the stream ended, by our own count.
         return (usage.with(Component::OutputTokens, (call.output - call.reasoning) / 3), UsageBasis::Counted);
     }
-    let mut usage =
-        usage.with(Component::OutputTokens, call.output).with(Component::CacheReadTokens, call.cached);
+    let mut usage = usage.with(Component::OutputTokens, call.output).with(Component::CacheReadTokens, call.cached);
     match call.choice.api {
         Api::Messages => {
             let written = if call.cached > 0 { (call.input - call.cached) / 8 } else { 0 };
@@ -452,7 +454,10 @@ mod tests {
             assert!(count(&|call| call.outcome == outcome) > 20, "{outcome:?}");
         }
         let by = |call: &Call, who: &str| call.refusal.as_ref().is_some_and(|(_, by)| by.as_deref() == Some(who));
-        assert!(count(&|call| by(call, "budget:returns-agent-day")) > 100, "the runaway agent is stopped by its budget");
+        assert!(
+            count(&|call| by(call, "budget:returns-agent-day")) > 100,
+            "the runaway agent is stopped by its budget"
+        );
         assert!(count(&|call| by(call, "policy:no-frontier-in-test")) > 5);
         assert!(count(&|call| call.who.is_none()) > 5, "some never said who they were");
         assert!(count(&|call| call.cost_basis == CostBasis::Unpriced) > 5, "a model without a price");
@@ -460,7 +465,8 @@ mod tests {
         assert!(count(&|call| call.retry_of.is_some()) > 20, "retries");
         let october = count(&|call| call.started_at.utc_month() == "2026-10");
         assert!(october > 1_000 && october < calls.len() - 1_000, "the months roll over");
-        assert!(calls.iter().all(|call| call.price_model.is_some() || call.cost_basis != CostBasis::Exact
+        assert!(calls.iter().all(|call| call.price_model.is_some()
+            || call.cost_basis != CostBasis::Exact
             || call.outcome != Outcome::Completed));
         assert!(ledger.running().is_empty() && ledger.balances(now).iter().all(|balance| balance.held == 0));
     }
@@ -469,7 +475,10 @@ mod tests {
     fn the_same_seed_writes_the_same_history() {
         let facts = || {
             let (ledger, _, _) = told(2);
-            all_calls(&ledger).into_iter().map(|call| (call.id, call.seq, call.started_at, call.cost)).collect::<Vec<_>>()
+            all_calls(&ledger)
+                .into_iter()
+                .map(|call| (call.id, call.seq, call.started_at, call.cost))
+                .collect::<Vec<_>>()
         };
         assert_eq!(facts(), facts());
     }

@@ -5,7 +5,7 @@
 //! shut-down waits for it. The stages know HTTP; what bytes mean is `dialect`'s, what they cost `pricing`'s, and whether a
 //! call may go the ledger's: there is no balance here.
 
-mod attribute;
+pub mod attribute;
 mod authorize;
 mod body;
 mod carrier;
