@@ -145,3 +145,8 @@ impl Config {
         shape::schema()
     }
 }
+
+/// Whether a key of a section belongs to the interface but is not enforced by this version.
+pub fn is_later(section: &str, key: &str) -> bool {
+    file::NOT_ENFORCED.iter().any(|(s, keys)| *s == section && keys.contains(&key))
+}

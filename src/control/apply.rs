@@ -1,0 +1,134 @@
+//! Makes a plan so: seals what is secret, declares what changed, all or nothing.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Catalogue, Change, Micros};
+use crate::ledger::request::{Reply, Request};
+use crate::store::{Ledger, StoreError};
+
+use super::openings::openings;
+use super::{By, ControlError, Plan};
+
+/// What applying did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The catalogue's revision afterwards.
+    pub revision: u64,
+    /// How many changes were declared.
+    pub changes: usize,
+    /// Providers whose credential was sealed anew. The catalogue's revision does not tell of them: who keeps credentials in
+    /// memory has to fetch them again.
+    pub sealed: Vec<String>,
+    /// Owners whose contact was sealed anew.
+    pub contacts: Vec<String>,
+}
+
+impl Applied {
+    pub fn nothing_changed(&self) -> bool {
+        self.changes == 0 && self.sealed.is_empty() && self.contacts.is_empty()
+    }
+}
+
+/// How to reach an owner. Personal, so it lies sealed in the store and never in the journal's balances.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    pub name: Option<String>,
+    pub email: Option<String>,
+}
+
+/// Under which id a provider's credential is sealed.
+pub fn provider_secret_id(provider: &str) -> String {
+    format!("provider/{provider}")
+}
+
+pub(super) fn contact_id(owner: &str) -> String {
+    format!("owner/{owner}")
+}
+
+/// An owner's contact, where one was given.
+pub fn contact(ledger: &Ledger, owner: &str) -> Result<Option<Contact>, StoreError> {
+    let sealed = ledger.core().secret(&contact_id(owner))?;
+    Ok(sealed.and_then(|text| serde_json::from_str(text.expose_secret()).ok()))
+}
+
+/// Brings about what a plan says. Running it twice changes nothing the second time.
+pub async fn apply(ledger: &Ledger, by: &By, plan: Plan) -> Result<Applied, ControlError> {
+    let before = ledger.catalogue();
+    let changes = plan.changes.len();
+    let revision = match changes {
+        0 => before.revision,
+        _ => declare(ledger, by, plan.changes).await?,
+    };
+    let mut applied = Applied { revision, changes, ..Applied::default() };
+    for (provider, credential) in plan.credentials {
+        if seal(ledger, &provider_secret_id(&provider), &credential, by.at)? {
+            note(ledger, by, "provider.credential", &provider).await?;
+            applied.sealed.push(provider);
+        }
+    }
+    for (owner, contact) in plan.contacts {
+        if put_contact(ledger, &owner, &contact, by.at)? {
+            applied.contacts.push(owner);
+        }
+    }
+    Ok(applied)
+}
+
+/// The same for tools without a runtime; never on an async thread.
+pub fn apply_blocking(ledger: &Ledger, by: &By, plan: Plan) -> Result<Applied, ControlError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|e| StoreError::Unwritable(e.to_string()))?;
+    runtime.block_on(apply(ledger, by, plan))
+}
+
+pub(super) fn put_contact(ledger: &Ledger, owner: &str, contact: &Contact, at: Micros) -> Result<bool, StoreError> {
+    let text = serde_json::to_string(contact).map_err(|e| StoreError::Refused(e.to_string()))?;
+    seal(ledger, &contact_id(owner), &SecretString::from(text), at)
+}
+
+pub(super) async fn put_credential(
+    ledger: &Ledger,
+    by: &By,
+    provider: &str,
+    credential: &SecretString,
+) -> Result<(), ControlError> {
+    if seal(ledger, &provider_secret_id(provider), credential, by.at)? {
+        note(ledger, by, "provider.credential", provider).await?;
+    }
+    Ok(())
+}
+
+/// Seals a secret unless the very same is sealed already.
+fn seal(ledger: &Ledger, id: &str, secret: &SecretString, at: Micros) -> Result<bool, StoreError> {
+    let same = |kept: SecretString| kept.expose_secret() == secret.expose_secret();
+    if ledger.core().secret(id)?.is_some_and(same) {
+        return Ok(false);
+    }
+    ledger.core().put_secret(id, secret, at)?;
+    Ok(true)
+}
+
+/// That something was done which changes no declared state.
+async fn note(ledger: &Ledger, by: &By, action: &str, subject: &str) -> Result<(), ControlError> {
+    let request = Request::Admin {
+        actor: by.actor.clone(),
+        action: action.to_owned(),
+        subject: Some(subject.to_owned()),
+        reason: by.reason.clone(),
+    };
+    ledger.submit(request).await?;
+    Ok(())
+}
+
+/// Declares changes, with the openings of the budgets among them. Gives the catalogue's new revision.
+pub(super) async fn declare(ledger: &Ledger, by: &By, changes: Vec<Change>) -> Result<u64, ControlError> {
+    let catalogue: std::sync::Arc<Catalogue> = ledger.catalogue();
+    let openings = openings(ledger, &catalogue, &changes, by.at)?;
+    let request = Request::Declare { actor: by.actor.clone(), changes, openings, reason: by.reason.clone() };
+    match ledger.submit(request).await? {
+        Reply::Declared { revision } => Ok(revision),
+        Reply::Denied(denied) => Err(ControlError::Conflict(denied.message)),
+        other => Err(ControlError::Conflict(format!("the ledger answered {other:?} to a declaration"))),
+    }
+}
