@@ -71,20 +71,22 @@
 
 pub mod domain;
 
-pub mod api;
 pub mod budget;
 pub mod config;
 pub mod dialect;
-pub mod ledger;
 pub mod policy;
 pub mod pricing;
-pub mod report;
 pub mod rollup;
+
+pub mod ledger;
 pub mod store;
 pub mod web;
 
+pub mod control;
 pub mod gateway;
+pub mod report;
 
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod demo;

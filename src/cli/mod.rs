@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 64 wrong configuration, 69 cannot reach or open.
 
+pub mod apply;
 pub mod calls;
 pub mod client;
 pub mod config;
@@ -32,6 +33,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    /// Bring catalogue, budgets, policies and prices to what a file says; never touches usage
+    Apply(apply::Command),
     /// The configuration file
     Config(config::Command),
     /// The metered calls, and the receipt of one
@@ -118,6 +121,7 @@ impl From<std::io::Error> for Failure {
 /// Reads the command line, does it, says in one line what went wrong if something did.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().noun {
+        Noun::Apply(command) => command.run(),
         Noun::Config(command) => command.run(),
         Noun::Calls(command) => command.run(),
         Noun::Report(command) => command.run(),

@@ -245,7 +245,8 @@ async fn put(ledger: &Ledger, by: &By, kind: Kind, body: Value) -> Result<Done, 
             let mut draft = Draft::new(kind, &after.id, before, &after, warnings);
             let same = before == Some(&after);
             if !c.owners.contains_key(&after.owner) {
-                let what = format!("owner `{}` is new: a team without contact, until somebody completes it", after.owner);
+                let what =
+                    format!("owner `{}` is new: a team without contact, until somebody completes it", after.owner);
                 draft.warnings.push(what);
                 draft.first.push(Change::Owner(after.owner.clone(), Some(bare_owner(&after.owner))));
             }

@@ -42,12 +42,7 @@ impl fmt::Display for Line {
 
 impl Line {
     /// The line of a change from one written form to another; `None` as either = not there.
-    pub(super) fn between<T: Serialize>(
-        noun: &'static str,
-        id: &str,
-        before: Option<&T>,
-        after: Option<&T>,
-    ) -> Line {
+    pub(super) fn between<T: Serialize>(noun: &'static str, id: &str, before: Option<&T>, after: Option<&T>) -> Line {
         let sign = match (before.is_some(), after.is_some()) {
             (false, _) => Sign::Create,
             (true, true) => Sign::Change,

@@ -77,7 +77,10 @@ pub async fn create_key(
         return Err(ControlError::field("service", format!("service `{service}` not found: create it first")));
     }
     if let Some(Some(at)) = expires.filter(|e| e.is_some_and(|at| at <= by.at)) {
-        return Err(ControlError::field("expires", format!("`{at}` has passed: give a later instant, or leave it out")));
+        return Err(ControlError::field(
+            "expires",
+            format!("`{at}` has passed: give a later instant, or leave it out"),
+        ));
     }
     let problems = crate::config::rules::key_models(allow_models.as_deref());
     if !problems.is_empty() {

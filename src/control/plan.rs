@@ -76,8 +76,7 @@ pub fn plan(
 
 /// Fills in what a budget leaves to the organisation.
 pub(super) fn complete_budget(budget: Budget, organisation: &Organisation) -> Budget {
-    let time_zone =
-        if budget.time_zone.is_empty() { organisation.time_zone.clone() } else { budget.time_zone.clone() };
+    let time_zone = if budget.time_zone.is_empty() { organisation.time_zone.clone() } else { budget.time_zone.clone() };
     let fiscal_year_start_month = match budget.fiscal_year_start_month {
         0 => organisation.fiscal_year_start_month,
         month => month,
@@ -146,7 +145,8 @@ impl Draft<'_> {
             let known = declared.owners.iter().any(|o| o.id == id) || self.catalogue.owners.contains_key(id);
             if !known {
                 self.put("owner", id, &self.catalogue.owners, bare_owner(id), Change::Owner);
-                let what = format!("owner `{id}` is only mentioned: a team without contact, until somebody completes it");
+                let what =
+                    format!("owner `{id}` is only mentioned: a team without contact, until somebody completes it");
                 self.plan.warnings.push(what);
             }
         }

@@ -1,0 +1,368 @@
+//! Plans against catalogues, commands against a real ledger in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{Config, Surroundings};
+use crate::domain::catalogue::KeyStatus;
+use crate::domain::{Catalogue, Micros};
+use crate::store::clock::SetClock;
+use crate::store::{Durability, Ledger, Options};
+
+const NOW: &str = "2026-11-23T12:00:00Z";
+const KEY: &str = "wbk_p7Qm2Xc9LtRaVb3nT0zKq8YhWc5rJd1LxGf6PsEaUo292pCnYt";
+
+struct Nothing;
+impl Surroundings for Nothing {
+    fn env(&self, _: &str) -> Option<String> {
+        None
+    }
+    fn file(&self, _: &Path) -> std::io::Result<String> {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+fn file() -> String {
+    format!(
+        r#"
+[organisation]
+name = "Acme"
+time_zone = "Europe/Berlin"
+fiscal_year_start_month = 4
+
+[[owner]]
+id = "ada"
+kind = "person"
+name = "Ada"
+email = "ada@acme.example"
+
+[[provider]]
+id = "main"
+dialect = "xai"
+base_url = "https://api.x.example/v1"
+api_key = "sk-secret"
+
+[[service]]
+id = "bot"
+owner = "ada"
+business_unit = "finance"
+purpose = "reads invoices"
+
+[[service]]
+id = "etl"
+owner = "team-data"
+business_unit = "data"
+purpose = "loads"
+
+[[key]]
+service = "bot"
+environment = "prod"
+secret = "{KEY}"
+
+[[budget]]
+id = "bot-month"
+match = {{ service = "bot" }}
+limit_usd = "500"
+period = "month"
+enforcement = "hard"
+
+[[policy]]
+id = "no-pro"
+deny_models = ["*-pro"]
+
+[[price]]
+provider = "x-ai"
+model = "grok-9"
+component = "input_tokens"
+usd_per_million = "2"
+"#
+    )
+}
+
+fn declared(text: &str) -> crate::config::Declared {
+    Config::parse(Path::new("weighbridge.toml"), text, &Nothing).map_err(|e| e.0).unwrap().declared
+}
+
+fn now() -> Micros {
+    NOW.parse().unwrap()
+}
+
+fn pepper() -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, &[7; 32])
+}
+
+fn applied_to(mut catalogue: Catalogue, plan: &Plan) -> Catalogue {
+    for change in &plan.changes {
+        catalogue.apply(change.clone());
+    }
+    catalogue
+}
+
+fn first() -> Catalogue {
+    let plan = plan(&Catalogue::default(), &declared(&file()), &pepper(), now(), false).unwrap();
+    applied_to(Catalogue::default(), &plan)
+}
+
+fn lines(plan: &Plan) -> Vec<String> {
+    plan.lines.iter().map(Line::to_string).collect()
+}
+
+#[test]
+fn what_a_file_leaves_open_is_filled_in() {
+    let catalogue = first();
+    assert_eq!(catalogue.providers["main"].price_as, "x-ai");
+    let budget = &catalogue.budgets["bot-month"];
+    assert_eq!((budget.time_zone.as_str(), budget.fiscal_year_start_month), ("Europe/Berlin", 4));
+    assert!(catalogue.owners.contains_key("team-data"), "an owner that is only mentioned becomes a team");
+    let key = &catalogue.keys[&KEY[..16]];
+    assert_eq!(key.expires_at.unwrap().to_string(), "2027-02-21T12:00:00.000000Z");
+    assert_eq!(crate::pricing::PriceBook::version_of(&catalogue), 2);
+}
+
+#[test]
+fn a_second_plan_changes_nothing_also_much_later() {
+    let catalogue = first();
+    let later = now().plus_seconds(40 * 86_400);
+    let again = plan(&catalogue, &declared(&file()), &pepper(), later, true).unwrap();
+    assert_eq!(lines(&again), Vec::<String>::new());
+    assert!(again.is_empty() && again.not_in_file.is_empty());
+}
+
+#[test]
+fn a_changed_file_says_each_field_before_and_after() {
+    let catalogue = first();
+    let text = file().replace("\"500\"", "\"600\"").replace("\"finance\"", "\"treasury\"").replace("\"2\"", "\"2.5\"");
+    let changed = plan(&catalogue, &declared(&text), &pepper(), now(), false).unwrap();
+    let expected = [
+        "~ service bot: business_unit finance → treasury",
+        "~ budget bot-month: limit_usd 500 → 600",
+        "~ price x-ai/grok-9: input_tokens 2 per 1000000 → 2.5 per 1000000",
+    ];
+    assert_eq!(lines(&changed), expected);
+}
+
+#[test]
+fn what_is_not_in_the_file_stays_unless_it_is_pruned() {
+    let catalogue = first();
+    let text = "[[service]]\nid = \"etl\"\nowner = \"team-data\"\nbusiness_unit = \"data\"\npurpose = \"loads\"\n";
+    let kept = plan(&catalogue, &declared(text), &pepper(), now(), false).unwrap();
+    assert!(kept.is_empty());
+    assert_eq!(
+        kept.not_in_file,
+        [
+            "key wbk_p7Qm2Xc9LtRa",
+            "budget bot-month",
+            "policy no-pro",
+            "service bot",
+            "provider main",
+            "price x-ai/grok-9"
+        ]
+    );
+    let pruned = plan(&catalogue, &declared(text), &pepper(), now(), true).unwrap();
+    let after = applied_to(catalogue, &pruned);
+    assert_eq!(after.services.keys().collect::<Vec<_>>(), ["etl"]);
+    assert_eq!(after.owners.keys().collect::<Vec<_>>(), ["team-data"]);
+    assert!(after.keys.is_empty() && after.budgets.is_empty() && after.prices.is_empty() && after.providers.is_empty());
+    assert!(lines(&pruned).contains(&"- service bot".to_owned()));
+}
+
+#[test]
+fn a_file_does_not_bring_back_a_revoked_key_and_never_is_possible() {
+    let mut catalogue = first();
+    let key = Arc::make_mut(catalogue.keys.get_mut(&KEY[..16]).unwrap());
+    key.status = KeyStatus::Revoked;
+    let again = plan(&catalogue, &declared(&file()), &pepper(), now(), false).unwrap();
+    assert!(again.is_empty() && again.warnings[0].contains("revoked"), "{:?}", again.warnings);
+
+    let text = file().replace("environment = \"prod\"", "environment = \"prod\"\nexpires = \"never\"");
+    let never = plan(&first(), &declared(&text), &pepper(), now(), false).unwrap();
+    assert_eq!(lines(&never), ["~ key wbk_p7Qm2Xc9LtRa: expires_at 2027-02-21T12:00:00.000000Z → none"]);
+    assert!(never.warnings[0].contains("never expires"));
+}
+
+proptest! {
+    /// Whatever is there before: applying a file and planning again finds nothing, and pruning leaves only the file.
+    #[test]
+    fn applying_twice_is_applying_once(had in proptest::collection::vec(any::<bool>(), 9), prune in any::<bool>()) {
+        let blocks: Vec<String> = file().split("\n\n").map(str::to_owned).collect();
+        let mut text: String = blocks.iter().zip(had.iter().cycle()).filter(|(_, h)| **h).map(|(b, _)| format!("{b}\n\n")).collect();
+        if !text.contains("id = \"bot\"") {
+            text = text.split("\n\n").filter(|b| !b.contains("[[key]]")).collect::<Vec<_>>().join("\n\n");
+        }
+        let declared = declared(&text);
+        let start = first();
+        let one = plan(&start, &declared, &pepper(), now(), prune).unwrap();
+        let after = applied_to(start, &one);
+        let two = plan(&after, &declared, &pepper(), now(), prune).unwrap();
+        prop_assert!(two.is_empty(), "{:?}", lines(&two));
+        if prune {
+            prop_assert!(two.not_in_file.is_empty());
+            prop_assert_eq!(after.services.len(), declared.services.len());
+        }
+    }
+}
+
+fn ledger() -> Ledger {
+    let clock = Arc::new(SetClock::new(now()));
+    Ledger::open_in_memory(Options { durability: Durability::Strict, clock }).unwrap()
+}
+
+fn by() -> By {
+    By::new("operator:ada", now())
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+#[test]
+fn applying_to_a_ledger_twice_changes_nothing_and_keeps_secrets_out_of_the_journal() {
+    let ledger = ledger();
+    let declared = declared(&file());
+    let apply_once = || {
+        let plan = plan(&ledger.catalogue(), &declared, ledger.pepper(), now(), false).unwrap();
+        run(apply(&ledger, &by(), plan)).unwrap()
+    };
+    let applied = apply_once();
+    assert_eq!((applied.sealed.clone(), applied.contacts.clone()), (vec!["main".to_owned()], vec!["ada".to_owned()]));
+    let size = ledger.head().size;
+    assert!(apply_once().nothing_changed());
+    assert_eq!(ledger.head().size, size, "an entry was written for nothing");
+    let credential = ledger.core().secret(&provider_secret_id("main")).unwrap().unwrap();
+    assert_eq!(credential.expose_secret(), "sk-secret");
+    assert_eq!(contact(&ledger, "ada").unwrap().unwrap().email.as_deref(), Some("ada@acme.example"));
+    let bodies = format!("{:?}", ledger.entries(0, 100).unwrap().iter().map(|(e, _)| e).collect::<Vec<_>>());
+    for secret in ["sk-secret", KEY, "ada@acme.example"] {
+        assert!(!bodies.contains(secret), "{secret} is in the journal");
+    }
+    run(ledger.close()).unwrap();
+}
+
+fn done(ledger: &Ledger, kind: Kind, body: Value) -> Done {
+    run(create(ledger, &by(), kind, body)).unwrap()
+}
+
+fn service(id: &str) -> Value {
+    json!({ "id": id, "owner": "team-x", "business_unit": "finance", "purpose": "p" })
+}
+
+#[test]
+fn a_key_is_shown_once_and_a_revoked_one_stays_revoked() {
+    let ledger = ledger();
+    let made = done(&ledger, Kind::Service, service("bot"));
+    assert!(made.warnings[0].contains("owner `team-x` is new"));
+    let key = done(&ledger, Kind::Key, json!({ "service": "bot", "environment": "test" }));
+    let secret = key.secret.unwrap();
+    assert!(secret.matches(ledger.pepper(), &ledger.catalogue().keys[&key.id].hash));
+    assert_eq!(key.value.as_ref().unwrap()["expires_at"], "2026-12-23T12:00:00.000000Z");
+    assert!(!key.value.unwrap().to_string().contains(secret.expose()));
+
+    let patched =
+        run(patch(&ledger, &by(), Kind::Key, &key.id, json!({ "status": "suspended", "note": "away" }))).unwrap();
+    assert_eq!(patched.value.unwrap()["status"], "suspended");
+    let stuck = run(delete(&ledger, &by(), Kind::Service, "bot")).unwrap_err();
+    assert!(stuck.to_string().contains("revoke it first"), "{stuck}");
+    run(delete(&ledger, &by(), Kind::Key, &key.id)).unwrap();
+    let back = run(patch(&ledger, &by(), Kind::Key, &key.id, json!({ "status": "active" }))).unwrap_err();
+    assert!(back.to_string().contains("revoked for good"));
+    run(delete(&ledger, &by(), Kind::Service, "bot")).unwrap();
+    assert!(ledger.catalogue().keys.is_empty() && ledger.catalogue().services.is_empty());
+    run(ledger.close()).unwrap();
+}
+
+#[test]
+fn one_noun_at_a_time_follows_the_rules_of_the_file() {
+    let ledger = ledger();
+    done(&ledger, Kind::Service, service("bot"));
+    let twice = run(create(&ledger, &by(), Kind::Service, service("bot"))).unwrap_err();
+    assert!(twice.to_string().contains("exists"));
+    for (kind, body, what) in [
+        (Kind::Service, json!({ "id": "A B", "owner": "x", "business_unit": "b" }), "`id`: `A B` is not an id"),
+        (Kind::Service, json!({ "id": "a", "ownr": "x" }), "unknown field `ownr`"),
+        (Kind::Policy, json!({ "id": "p", "max_concurrent": 3 }), "is not enforced by this version"),
+        (Kind::Budget, json!({ "id": "b", "period": "day" }), "exactly one of"),
+        (
+            Kind::Budget,
+            json!({ "id": "b", "period": "day", "limit_calls": 1, "notify": ["x"] }),
+            "notify `x` not found",
+        ),
+        (Kind::Key, json!({ "service": "none", "environment": "prod" }), "service `none` not found"),
+        (Kind::Key, json!({ "service": "bot", "environment": "prod", "secret": KEY }), "leave `secret` out"),
+        (
+            Kind::Provider,
+            json!({ "id": "a", "dialect": "openai", "base_url": "https://a.example", "api_key": { "file": "/etc/passwd" } }),
+            "give the credential itself",
+        ),
+        (
+            Kind::Provider,
+            json!({ "id": "v1", "dialect": "openai", "base_url": "https://a.example" }),
+            "would hide a path",
+        ),
+    ] {
+        let error = run(create(&ledger, &by(), kind, body)).unwrap_err().to_string();
+        assert!(error.contains(what), "expected `{what}` in: {error}");
+    }
+    run(ledger.close()).unwrap();
+}
+
+#[test]
+fn a_patch_changes_what_it_names_and_a_null_takes_away() {
+    let ledger = ledger();
+    let budget =
+        json!({ "id": "b", "period": "day", "limit_usd": "5", "match": { "service": "bot", "environment": "prod" } });
+    assert_eq!(done(&ledger, Kind::Budget, budget).value.unwrap()["time_zone"], "UTC");
+    let body = json!({ "limit_calls": 9, "match": { "environment": null }, "enforcement": "hard" });
+    let patched = run(patch(&ledger, &by(), Kind::Budget, "b", body)).unwrap();
+    let value = patched.value.unwrap();
+    assert_eq!(
+        (&value["limit_calls"], &value["match"], value.get("limit_usd")),
+        (&json!(9), &json!({ "service": "bot" }), None)
+    );
+    assert_eq!(patched.lines.len(), 1);
+    let same = run(patch(&ledger, &by(), Kind::Budget, "b", json!({}))).unwrap();
+    assert!(same.lines.is_empty(), "nothing changed, so nothing is recorded");
+    let renamed = run(patch(&ledger, &by(), Kind::Budget, "b", json!({ "id": "c" }))).unwrap_err();
+    assert!(renamed.to_string().contains("keeps its id"));
+    let zone = run(patch(&ledger, &by(), Kind::Organisation, "organisation", json!({ "time_zone": "Mars/Olympus" })));
+    assert!(zone.unwrap_err().to_string().contains("not a time zone"));
+    let missing = run(delete(&ledger, &by(), Kind::Budget, "none")).unwrap_err();
+    assert!(matches!(missing, ControlError::NotFound { .. }));
+    run(ledger.close()).unwrap();
+}
+
+#[test]
+fn prices_of_a_model_are_changed_one_component_at_a_time() {
+    let ledger = ledger();
+    let price = |component: &str, usd: &str| json!({ "provider": "openai", "model": "org/m", "component": component, "usd_per_million": usd });
+    done(&ledger, Kind::Price, price("input_tokens", "1"));
+    done(&ledger, Kind::Price, price("output_tokens", "4"));
+    let changed = done(&ledger, Kind::Price, price("input_tokens", "2"));
+    assert_eq!(changed.lines[0].to_string(), "~ price openai/org/m: input_tokens 1 per 1000000 → 2 per 1000000");
+    assert_eq!(list(&ledger.catalogue(), Kind::Price).len(), 2);
+    run(delete(&ledger, &by(), Kind::Price, "openai/org/m/input_tokens")).unwrap();
+    assert_eq!(list(&ledger.catalogue(), Kind::Price).len(), 1);
+    run(delete(&ledger, &by(), Kind::Price, "openai/org/m")).unwrap();
+    assert!(ledger.catalogue().prices.is_empty());
+    run(ledger.close()).unwrap();
+}
+
+#[test]
+fn owners_can_be_completed_and_are_not_removed_while_they_answer_for_something() {
+    let ledger = ledger();
+    done(&ledger, Kind::Service, service("bot"));
+    let body = json!({ "kind": "person", "name": "Grace", "email": "grace@acme.example" });
+    run(patch(&ledger, &by(), Kind::Owner, "team-x", body)).unwrap();
+    assert_eq!(contact(&ledger, "team-x").unwrap().unwrap().name.as_deref(), Some("Grace"));
+    run(patch(&ledger, &by(), Kind::Owner, "team-x", json!({ "email": null }))).unwrap();
+    let left = contact(&ledger, "team-x").unwrap().unwrap();
+    assert_eq!((left.name.as_deref(), left.email), (Some("Grace"), None));
+    let held = run(delete(&ledger, &by(), Kind::Owner, "team-x")).unwrap_err();
+    assert!(held.to_string().contains("answers for service `bot`"));
+    run(ledger.close()).unwrap();
+}
