@@ -57,7 +57,8 @@ fn operator_of(api: &Api, secret: &Secret) -> Option<String> {
         Ok(token) => {
             let now = api.ledger.clock().now();
             let token = token.filter(|token| token.expires_at.is_none_or(|end| now < end))?;
-            Some(format!("operator:{}", token.operator))
+            let operator = api.ledger.core().operator(&token.operator).ok()??;
+            (!operator.disabled).then(|| format!("operator:{}", operator.id))
         }
         Err(error) => {
             tracing::error!(%error, "operators' tokens cannot be read");

@@ -7,7 +7,7 @@ use axum::routing::get;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
-use crate::domain::{Budget, Catalogue, Metric, Micros, Money};
+use crate::domain::{Budget, Catalogue, Metric, Money};
 use crate::store::Balance;
 
 use super::{Api, ApiError, Endpoint, endpoint, words};
@@ -103,7 +103,7 @@ fn show(api: &Api, noun: &Noun, id: &str) -> Result<Json<Value>, ApiError> {
 
 /// Adds to budgets what their current period has: never behind, since it is the writer's own state.
 fn with_balances(api: &Api, catalogue: &Catalogue, mut budgets: Vec<Value>) -> Vec<Value> {
-    let balances = api.ledger.balances(Micros::from_timestamp(jiff::Timestamp::now()));
+    let balances = api.ledger.balances(api.ledger.clock().now());
     for value in &mut budgets {
         let Some(budget) = value["id"].as_str().and_then(|id| catalogue.budgets.get(id)) else { continue };
         let Some(balance) = balances.iter().find(|b| b.budget == budget.id) else { continue };

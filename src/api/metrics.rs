@@ -87,24 +87,37 @@ fn render(api: &Api) -> Result<String, StoreError> {
 }
 
 fn store(api: &Api, out: &mut Page) {
-    let head = api.ledger.head();
-    out.family("weighbridge_healthy", "gauge", "1 while the journal can be written");
-    out.sample("weighbridge_healthy", &[], u8::from(api.ledger.healthy()));
-    out.family("weighbridge_journal_entries", "gauge", "Entries in the journal");
-    out.sample("weighbridge_journal_entries", &[], head.size);
-    out.family("weighbridge_views_lag_entries", "gauge", "Entries the derived file does not have yet");
-    out.sample("weighbridge_views_lag_entries", &[], head.size.saturating_sub(api.ledger.views().applied()));
-    out.family("weighbridge_open_calls", "gauge", "Calls admitted and not yet settled");
-    out.sample("weighbridge_open_calls", &[], api.ledger.running().len());
+    let gauges = api.ledger.gauges();
+    for (name, help, value) in [
+        ("weighbridge_healthy", "1 while the journal can be written", u64::from(api.ledger.healthy())),
+        ("weighbridge_journal_entries", "Entries in the journal", api.ledger.head().size),
+        ("weighbridge_views_lag_entries", "Entries the derived file does not have yet", gauges.views_behind),
+        ("weighbridge_writer_queue", "Requests accepted and not yet answered", gauges.queued),
+        ("weighbridge_open_calls", "Calls admitted and not yet settled", gauges.open_calls),
+    ] {
+        out.family(name, "gauge", help);
+        out.sample(name, &[], value);
+    }
+    out.family("weighbridge_commit_seconds", "histogram", "Time of one commit of the journal");
+    for (micros, commits) in &gauges.commit_histogram {
+        let bound = if *micros == u64::MAX { "+Inf".to_owned() } else { seconds(*micros).to_string() };
+        out.sample("weighbridge_commit_seconds_bucket", &[("le", &bound)], commits);
+    }
+    out.sample("weighbridge_commit_seconds_sum", &[], seconds(gauges.commit_us));
+    out.sample("weighbridge_commit_seconds_count", &[], gauges.commits);
     out.family("weighbridge_budget_used_ratio", "gauge", "Settled and held, over the limit, in the current period");
     let catalogue = api.ledger.catalogue();
-    for balance in api.ledger.balances(crate::domain::Micros::from_timestamp(jiff::Timestamp::now())) {
+    for balance in api.ledger.balances(api.ledger.clock().now()) {
         let limit = catalogue.budgets.get(&balance.budget).map_or(0, |b| b.limit.amount);
         if limit > 0 {
             let used = (balance.posted + balance.held) as f64 / limit as f64;
             out.sample("weighbridge_budget_used_ratio", &[("budget", &balance.budget)], used);
         }
     }
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
 }
 
 fn dollars(amount: Money) -> f64 {

@@ -50,7 +50,7 @@ pub fn question_schema(generator: &mut SchemaGenerator) -> Schema {
 }
 
 pub async fn quote(State(api): State<Api>, body: Bytes) -> Result<Json<QuoteView>, ApiError> {
-    let now = Micros::from_timestamp(jiff::Timestamp::now());
+    let now = api.ledger.clock().now();
     answer(&api.ledger.catalogue(), &api.price_book(), now, &body).map(Json)
 }
 
