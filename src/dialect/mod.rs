@@ -18,6 +18,8 @@ pub mod tokens;
 #[cfg(test)]
 pub mod corpus_tests;
 #[cfg(test)]
+mod quirk_tests;
+#[cfg(test)]
 mod tap_tests;
 
 use std::collections::BTreeMap;

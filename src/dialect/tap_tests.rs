@@ -8,14 +8,14 @@ use http::{HeaderMap, HeaderValue};
 use super::*;
 use crate::domain::Component;
 
-struct Played {
-    seen: Observation,
+pub struct Played {
+    pub seen: Observation,
     /// What the caller got before the settlement, and in all.
     early: Vec<u8>,
     passed: Vec<u8>,
 }
 
-fn play(
+pub fn play(
     endpoint: &'static str,
     kind: &str,
     coding: Option<&str>,
@@ -41,7 +41,7 @@ fn play(
     Played { seen, early, passed: pass.concat() }
 }
 
-const SSE: &str = "text/event-stream; charset=utf-8";
+pub const SSE: &str = "text/event-stream; charset=utf-8";
 
 fn chat(drop: bool, pieces: &[&[u8]]) -> Played {
     play("chat.completions", SSE, None, drop, pieces, End::Complete)

@@ -106,6 +106,14 @@ impl ChatMeter {
         self.choice = 0;
     }
 
+    /// The last one counts; a few before it are kept in case it cannot be read.
+    fn note_usage(&mut self, json: Vec<u8>) {
+        if self.pending.len() == 4 {
+            self.pending.remove(0);
+        }
+        self.pending.push(json);
+    }
+
     fn read_usage(&mut self) {
         for json in std::mem::take(&mut self.pending) {
             let model = self.obs.model.clone();
@@ -119,7 +127,7 @@ impl ChatMeter {
     fn groq(&mut self, json: &[u8]) {
         let Ok(value) = serde_json::from_slice::<serde_json::Value>(json) else { return };
         if let Some(inner) = value.get("usage").filter(|u| u.is_object()) {
-            self.pending.push(inner.to_string().into_bytes());
+            self.note_usage(inner.to_string().into_bytes());
         }
         if let Some(inner) = value.get("usage_breakdown").filter(|u| u.is_object()) {
             self.breakdown = usage::breakdown(inner.to_string().as_bytes(), &mut self.obs).or(self.breakdown.take());
@@ -153,6 +161,7 @@ impl Sink for ChatMeter {
             [Key("choices"), At(_), Key("text")] => want_text(&self.obs),
             [Key("choices"), At(_), Key("index" | "finish_reason" | "message" | "delta")] => Want::Enter,
             [Key("choices"), At(_), Key("message" | "delta"), rest @ ..] => match rest {
+                [Key("tool_calls"), At(_)] if self.tools.len() >= MAX_TOOLS => Want::Skip,
                 [Key("tool_calls"), At(n)] => {
                     self.tools.push(ToolPiece { position: *n, ..ToolPiece::default() });
                     Want::Enter
@@ -242,7 +251,7 @@ impl Sink for ChatMeter {
             }
             _ => {
                 self.event_has_usage |= path == [Key("usage")];
-                self.pending.push(json.to_vec());
+                self.note_usage(json.to_vec());
             }
         }
     }
