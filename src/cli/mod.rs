@@ -10,6 +10,7 @@ pub mod config;
 pub mod demo;
 mod filters;
 pub mod key;
+pub mod ledger;
 pub mod noun;
 pub mod price;
 pub mod report;
@@ -57,6 +58,8 @@ enum Noun {
     Price(price::Command),
     /// Where alerts go
     Notify(noun::Command),
+    /// The journal as evidence
+    Ledger(ledger::Command),
     /// The appliance at work with everything built in; nothing leaves the machine
     Demo(demo::Command),
 }
@@ -133,6 +136,7 @@ pub fn run() -> ExitCode {
         Noun::Provider(command) => command.run(&noun::PROVIDERS),
         Noun::Price(command) => command.run(),
         Noun::Notify(command) => command.run(&noun::NOTIFY),
+        Noun::Ledger(command) => command.run(),
         Noun::Demo(command) => command.run(),
     };
     match outcome {

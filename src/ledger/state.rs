@@ -251,6 +251,19 @@ impl State {
         }
     }
 
+    /// The state without what [`State::recall`] took in: what entries alone give, and what may be kept unsealed.
+    pub fn without_persons(&self) -> State {
+        let mut state = self.clone();
+        let named = |owner: &Arc<crate::domain::Owner>| owner.name.is_some() || owner.email.is_some();
+        if state.catalogue.owners.values().any(named) {
+            for owner in Arc::make_mut(&mut state.catalogue).owners.values_mut().filter(|owner| named(owner)) {
+                let owner = Arc::make_mut(owner);
+                (owner.name, owner.email) = (None, None);
+            }
+        }
+        state
+    }
+
     fn admit(&mut self, seq: u64, at: Micros, admit: &Admit) -> Result<(), ApplyError> {
         let key = (admit.call, admit.attempt);
         if self.by_call.contains_key(&key) {

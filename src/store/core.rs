@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Micros;
 
 use super::StoreError;
-use super::journal::{open_small, reading, writing};
-use super::media::{File, Media};
+use super::media::Media;
 use super::seal::{Envelope, RootKey};
+use super::small::SmallFile;
 
 const NAME: &str = "core.redb";
 const OPERATORS: TableDefinition<&str, &[u8]> = TableDefinition::new("operator.v1");
@@ -118,15 +118,15 @@ struct SecretRow {
 
 /// The open file.
 pub struct Core {
-    file: File,
+    file: SmallFile,
     envelope: Envelope,
 }
 
 impl Core {
     pub(super) fn open(media: &Media, root: &RootKey) -> Result<Core, StoreError> {
-        let file = open_small(media, NAME)?;
-        let envelope = Envelope::open(NAME, &file, root)?;
-        writing(NAME, &file, |txn| {
+        let file = SmallFile::open(media, NAME)?;
+        let envelope = Envelope::open(&file, root)?;
+        file.write(|txn| {
             txn.open_table(OPERATORS)?;
             txn.open_table(TOKENS)?;
             txn.open_table(SESSIONS)?;
@@ -140,7 +140,7 @@ impl Core {
     // Operators
 
     pub fn operators(&self) -> Result<Vec<Operator>, StoreError> {
-        let rows = reading(NAME, &self.file, |txn| {
+        let rows = self.file.read(|txn| {
             let table = txn.open_table(OPERATORS)?;
             table.iter()?.map(|row| Ok(row?.1.value().to_vec())).collect::<Result<Vec<_>, redb::Error>>()
         })?;
@@ -292,7 +292,7 @@ impl Core {
     // Rows
 
     fn write<T>(&self, f: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        writing(NAME, &self.file, f)
+        self.file.write(f)
     }
 
     fn text_row<T: DeserializeOwned>(
@@ -300,19 +300,17 @@ impl Core {
         table: TableDefinition<&'static str, &'static [u8]>,
         id: &str,
     ) -> Result<Option<T>, StoreError> {
-        let row = reading(NAME, &self.file, |txn| Ok(txn.open_table(table)?.get(id)?.map(|v| v.value().to_vec())))?;
+        let row = self.file.read(|txn| Ok(txn.open_table(table)?.get(id)?.map(|v| v.value().to_vec())))?;
         row.map(|row| record(&row)).transpose()
     }
 
     fn row<T: DeserializeOwned>(&self, table: HashTable, hash: &TokenHash) -> Result<Option<T>, StoreError> {
-        let row = reading(NAME, &self.file, |txn| {
-            Ok(txn.open_table(table)?.get(hash.as_slice())?.map(|v| v.value().to_vec()))
-        })?;
+        let row = self.file.read(|txn| Ok(txn.open_table(table)?.get(hash.as_slice())?.map(|v| v.value().to_vec())))?;
         row.map(|row| record(&row)).transpose()
     }
 
     fn rows<T: DeserializeOwned>(&self, table: HashTable) -> Result<Vec<(TokenHash, T)>, StoreError> {
-        let rows = reading(NAME, &self.file, |txn| {
+        let rows = self.file.read(|txn| {
             let table = txn.open_table(table)?;
             let row = |row: Result<(redb::AccessGuard<&[u8]>, redb::AccessGuard<&[u8]>), redb::StorageError>| {
                 row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec()))

@@ -7,6 +7,7 @@
 //! | `tile.v1` | (epoch, level, index) | 256 hashes, full tiles only ([`super::tiles`]) |
 //! | `edge.v1` | epoch | version 1, size (8), then the hashes of the tree's right edge, 32 bytes each |
 //! | `snapshot.v1` | epoch | the sealed snapshot the month begins with ([`super::snapshot`]); absent in a ledger's first month |
+//! | `carried-person.v1` | epoch | the owners' names that belong to the snapshot, sealed like a group 2 of its SNAPSHOT entry |
 //! | `checkpoint.v1` | (epoch, size) | a signed note; registered, written by a later version |
 //! | `cosig.v1` | (epoch, size, witness) | a cosignature line; registered, written by a later version |
 //! | `meta.v1` | name | `format`: 1 (8 bytes); `month`: text; `genesis`: epoch (8), first sequence (8), root before it (32) |
@@ -32,6 +33,7 @@ const GROUPS: TableDefinition<(u64, u64, u8), &[u8]> = TableDefinition::new("gro
 const TILES: TableDefinition<(u64, u8, u64), &[u8]> = TableDefinition::new("tile.v1");
 const EDGE: TableDefinition<u64, &[u8]> = TableDefinition::new("edge.v1");
 const SNAPSHOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("snapshot.v1");
+const PERSONS: TableDefinition<u64, &[u8]> = TableDefinition::new("carried-person.v1");
 const CHECKPOINTS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("checkpoint.v1");
 const COSIGNATURES: TableDefinition<(u64, u64, &[u8]), &[u8]> = TableDefinition::new("cosig.v1");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta.v1");
@@ -63,6 +65,16 @@ pub struct Opening<'a> {
     pub root: [u8; 32],
     /// Absent in a ledger's first month, which carries nothing over.
     pub snapshot: Option<&'a [u8]>,
+    /// The names that go with the snapshot, sealed.
+    pub persons: Option<&'a [u8]>,
+}
+
+/// A sealed snapshot as read.
+pub struct Sealed {
+    /// Sequence of the SNAPSHOT entry that has its hash.
+    pub first: u64,
+    pub snapshot: Vec<u8>,
+    pub persons: Option<Vec<u8>>,
 }
 
 /// The files, newest last. Shared by the writer and every reader.
@@ -223,16 +235,17 @@ impl Journal {
         }
     }
 
-    /// The sealed snapshot of a month and the sequence of the SNAPSHOT entry that has its hash.
-    pub fn sealed(&self, month: &str) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
+    /// The sealed snapshot of a month.
+    pub fn sealed(&self, month: &str) -> Result<Option<Sealed>, StoreError> {
         let Some(place) = self.lock().iter().position(|m| m.name == month) else { return Ok(None) };
         let Some((name, file)) = self.file_at(place)? else { return Ok(None) };
         let value = reading(&name, &file, |txn| {
             let Some(table) = absent(txn.open_table(SNAPSHOTS))? else { return Ok(None) };
-            Ok(table.get(self.epoch)?.map(|value| value.value().to_vec()))
+            let persons = txn.open_table(PERSONS)?.get(self.epoch)?.map(|value| value.value().to_vec());
+            Ok(table.get(self.epoch)?.map(|value| (value.value().to_vec(), persons)))
         })?;
         let first = self.lock().get(place).and_then(|m| m.first);
-        Ok(first.zip(value))
+        Ok(first.zip(value).map(|(first, (snapshot, persons))| Sealed { first, snapshot, persons }))
     }
 
     /// A full tile.
@@ -355,6 +368,10 @@ impl Journal {
             let mut snapshots = txn.open_table(SNAPSHOTS)?;
             if let Some(snapshot) = opening.snapshot {
                 snapshots.insert(self.epoch, snapshot)?;
+            }
+            let mut carried = txn.open_table(PERSONS)?;
+            if let Some(persons) = opening.persons {
+                carried.insert(self.epoch, persons)?;
             }
             self.write_commit(txn, commit)
         })?;
@@ -492,7 +509,12 @@ pub fn explain(name: &str, error: redb::Error) -> StoreError {
     }
 }
 
-/// Opens one of the small files beside the journal.
-pub fn open_small(media: &Media, name: &str) -> Result<File, StoreError> {
-    media.open(name, COLD_CACHE)
+/// Makes a file claim another format.
+#[cfg(test)]
+pub fn set_format(media: &Media, name: &str, format: u64) {
+    let file = media.open(name, COLD_CACHE).unwrap();
+    writing(name, &file, |txn| {
+        Ok(txn.open_table(META)?.insert("format", format.to_le_bytes().as_slice()).map(drop)?)
+    })
+    .unwrap();
 }

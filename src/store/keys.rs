@@ -13,9 +13,9 @@ use zeroize::Zeroizing;
 
 use super::StoreError;
 use super::block::SALT;
-use super::journal::{open_small, reading, writing};
-use super::media::{File, Media};
+use super::media::Media;
 use super::seal::{Envelope, RootKey, Sealer, random};
+use super::small::SmallFile;
 
 const NAME: &str = "keys.redb";
 const DATA_KEYS: TableDefinition<u32, &[u8]> = TableDefinition::new("data-key.v1");
@@ -30,7 +30,7 @@ struct Row {
 
 /// The data keys, unwrapped as they are needed.
 pub struct DataKeys {
-    file: File,
+    file: SmallFile,
     envelope: Envelope,
     known: Mutex<Known>,
 }
@@ -45,10 +45,18 @@ struct Known {
 
 impl DataKeys {
     pub fn open(media: &Media, root: &RootKey) -> Result<DataKeys, StoreError> {
-        let file = open_small(media, NAME)?;
-        let envelope = Envelope::open(NAME, &file, root)?;
+        DataKeys::from_file(SmallFile::open(media, NAME)?, root)
+    }
+
+    /// Without the right to make keys; another process may have them open.
+    pub fn open_read_only(media: &Media, root: &RootKey) -> Result<DataKeys, StoreError> {
+        DataKeys::from_file(SmallFile::open_read_only(media, NAME)?, root)
+    }
+
+    fn from_file(file: SmallFile, root: &RootKey) -> Result<DataKeys, StoreError> {
+        let envelope = Envelope::open(&file, root)?;
         let mut known = Known { next: 1, ..Known::default() };
-        reading(NAME, &file, |txn| {
+        file.read(|txn| {
             let table = match txn.open_table(DATA_KEYS) {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
                 table => table?,
@@ -92,7 +100,7 @@ impl DataKeys {
         let key = Zeroizing::new(random::<32>());
         let row = Row { tenant: tenant.into(), wrapped: self.envelope.seal(&row_name(id), key.as_slice()) };
         let row = postcard::to_stdvec(&row).expect("writing to memory does not fail");
-        writing(NAME, &self.file, |txn| {
+        self.file.write(|txn| {
             txn.open_table(DATA_KEYS)?.insert(id, row.as_slice())?;
             Ok(())
         })?;
@@ -105,7 +113,7 @@ impl DataKeys {
         if let Some(sealer) = known.unwrapped.get(&id) {
             return Ok(Some(sealer.clone()));
         }
-        let row = reading(NAME, &self.file, |txn| match txn.open_table(DATA_KEYS) {
+        let row = self.file.read(|txn| match txn.open_table(DATA_KEYS) {
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
             table => Ok(table?.get(id)?.map(|value| value.value().to_vec())),
         })?;

@@ -15,11 +15,13 @@ mod reader;
 mod recover;
 mod seal;
 mod shared;
+mod small;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tiles;
 mod time;
+pub mod verify;
 pub mod views;
 mod writer;
 

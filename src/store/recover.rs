@@ -10,6 +10,8 @@ use crate::ledger::entry::Body;
 use crate::ledger::leaf::leaf_hash;
 
 use super::StoreError;
+use super::journal::Sealed;
+use super::keys::Place;
 use super::media::Media;
 use super::reader::{MAX_READ, Reader};
 use super::snapshot::{self, Carried};
@@ -64,18 +66,24 @@ pub fn sealed(reader: &Reader) -> Result<Option<Carried>, StoreError> {
 
 /// The sealed snapshot of a month; `None` in a ledger's first month.
 pub fn sealed_of(reader: &Reader, month: &str) -> Result<Option<Carried>, StoreError> {
-    let Some((first, bytes)) = reader.journal.sealed(month)? else { return Ok(None) };
+    let Some(Sealed { first, snapshot, persons }) = reader.journal.sealed(month)? else { return Ok(None) };
     let opening = reader.entries(first, 1)?;
     let promised = match opening.first().map(|(entry, _)| &entry.body) {
         Some(Body::Snapshot { sha256, .. }) => *sha256,
         _ => return Err(damaged(format!("month {month} does not begin with a SNAPSHOT entry"))),
     };
-    if Sha256::digest(&bytes).as_slice() != promised {
+    if Sha256::digest(&snapshot).as_slice() != promised {
         return Err(damaged(format!("the sealed snapshot of {month} does not fit its SNAPSHOT entry {first}")));
     }
-    let carried = Carried::decode(&bytes).map_err(damaged)?;
+    let mut carried = Carried::decode(&snapshot).map_err(damaged)?;
     if carried.size() != first {
         return Err(damaged(format!("the sealed snapshot of {month} is of entry {}, not {first}", carried.size())));
+    }
+    if let (Some(persons), Some(keys)) = (persons, &reader.keys) {
+        let place = Place { epoch: reader.journal.epoch, seq: first, group: 2 };
+        if let Some((_, names)) = keys.open_group(&place, &persons)? {
+            carried.recall_persons(&names).map_err(damaged)?;
+        }
     }
     Ok(Some(carried))
 }

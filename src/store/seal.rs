@@ -15,8 +15,8 @@ use redb::{ReadableTable, TableDefinition};
 use zeroize::Zeroizing;
 
 use super::StoreError;
-use super::journal::{reading, writing};
-use super::media::{File, Media};
+use super::media::Media;
+use super::small::SmallFile;
 
 const NONCE: usize = 12;
 const KEKS: TableDefinition<u32, &[u8]> = TableDefinition::new("kek.v1");
@@ -53,6 +53,16 @@ impl RootKey {
             wrapping: Sealer::new(&derive("wb/wrap/v1")),
             pepper: mac("wb/keyhash/v1"),
             fingerprints: mac("wb/fingerprint/v1"),
+        }
+    }
+
+    /// The root key of a data folder, if there is one: for readers, who make nothing.
+    pub fn find(media: &Media) -> Result<Option<RootKey>, StoreError> {
+        let given = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|d| Path::new(&d).join("wb-root").exists())
+            || std::env::var_os("WEIGHBRIDGE_ROOT_KEY").is_some();
+        match media {
+            Media::Folder(dir) if !given && !dir.join("root.key").exists() => Ok(None),
+            _ => RootKey::load(media).map(Some),
         }
     }
 
@@ -158,8 +168,9 @@ pub struct Envelope {
 
 impl Envelope {
     /// Unwraps the file's keys; the first opening makes the first.
-    pub fn open(name: &str, file: &File, root: &RootKey) -> Result<Envelope, StoreError> {
-        let kept = reading(name, file, |txn| {
+    pub fn open(file: &SmallFile, root: &RootKey) -> Result<Envelope, StoreError> {
+        let name = file.name;
+        let kept = file.read(|txn| {
             let table = match txn.open_table(KEKS) {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
                 table => table?,
@@ -182,7 +193,7 @@ impl Envelope {
         if keys.is_empty() {
             let key = Zeroizing::new(random::<32>());
             let wrapped = root.wrapping.seal(&label(name, 1), key.as_slice());
-            writing(name, file, |txn| {
+            file.write(|txn| {
                 txn.open_table(KEKS)?.insert(1, wrapped.as_slice())?;
                 Ok(())
             })?;

@@ -1,12 +1,15 @@
 //! The carried state at one instant: what a month's file begins with, and what makes a start quick.
 //!
 //! The *sealed* snapshot lies in the month's file; its SHA-256 stands in the SNAPSHOT entry that opens the month, so that
-//! the month replays alone. The *running* one is the side file `state.snapshot`: derived, written now and then, and
+//! the month replays alone. It has no names of persons, which must stay erasable: they lie beside it, sealed under the
+//! organisation's data key, and are in no hash. The *running* one is the side file `state.snapshot`: derived, written now and then, and
 //! thrown away when it does not fit the journal.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::domain::{Change, Owner};
+use crate::ledger::entry::{Body, Erasable, Person};
 use crate::ledger::state::State;
 use crate::ledger::tree::Tree;
 
@@ -43,6 +46,36 @@ impl Carried {
 
     pub fn size(&self) -> u64 {
         self.tree.size()
+    }
+
+    /// Without the names of persons: what a sealed snapshot has, whose hash outlives their erasure.
+    pub fn without_persons(&self) -> Carried {
+        Carried { state: self.state.without_persons(), ..self.clone() }
+    }
+
+    /// The names of persons, to be sealed beside the snapshot. Empty where there are none.
+    pub fn persons(&self) -> Vec<u8> {
+        let named = self.state.catalogue().owners.values().filter(|o| o.name.is_some() || o.email.is_some());
+        let named: Vec<&Owner> = named.map(|owner| &**owner).collect();
+        if named.is_empty() {
+            return Vec::new();
+        }
+        postcard::to_extend(&named, vec![VERSION]).expect("writing to memory does not fail")
+    }
+
+    /// Takes the names in again.
+    pub fn recall_persons(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let rest = bytes.strip_prefix(&[VERSION]).ok_or("the carried names are of a version not known here")?;
+        let owners: Vec<Owner> = postcard::from_bytes(rest).map_err(|e| format!("the carried names: {e}"))?;
+        for owner in owners {
+            let claimed = [("name", owner.name.clone()), ("email", owner.email.clone())];
+            let claimed = claimed.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?))).collect();
+            let person = Some(Person { claimed, reason: None });
+            let change = Box::new(Change::Owner(owner.id.clone(), Some(owner)));
+            let body = Body::Catalogue { actor: String::new(), change };
+            self.state.recall(&body, &Erasable { person, ..Erasable::default() });
+        }
+        Ok(())
     }
 
     /// A version byte, then postcard of (epoch, size, edge, unfinished tiles, encoded state).

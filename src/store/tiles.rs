@@ -34,6 +34,12 @@ impl Tiles {
         &self.levels
     }
 
+    /// Whether both have the same unfinished tiles; a level without any is as good as none.
+    pub fn levels_equal(&self, other: &Tiles) -> bool {
+        let level = |tiles: &Tiles, n: usize| tiles.levels.get(n).cloned().unwrap_or_default();
+        (0..self.levels.len().max(other.levels.len())).all(|n| level(self, n) == level(other, n))
+    }
+
     /// Adds the leaf hash with index `index`; tiles that are full now go to `full`.
     pub fn push(&mut self, index: u64, leaf: [u8; 32], full: &mut Vec<Tile>) {
         let mut hash = leaf;

@@ -31,6 +31,7 @@ use super::keys::Place;
 use super::media::Media;
 use super::reader::{MAX_READ, Reader};
 use super::recover::recover;
+use super::seal;
 use super::shared::Shared;
 use super::snapshot::Carried;
 use super::tiles::{Tile, Tiles};
@@ -87,7 +88,8 @@ pub struct Writer {
     done: Vec<(Entry, Erasable)>,
     /// Who is answered by the next commit.
     waiting: Vec<(oneshot::Sender<Result<Reply, StoreError>>, Reply, OwnedSemaphorePermit)>,
-    /// Requests of the block under construction that were answered already (`relaxed`).
+    /// Requests of the block under construction that nobody waits for in `waiting`: answered already (`relaxed`), or
+    /// of a message of many.
     answered: u64,
     /// Waiters of the last commit: what a busy writer may expect again.
     last_batch: usize,
@@ -241,10 +243,14 @@ impl Writer {
 
     /// Takes a part of the requests, at most to the end of the block; the rest waits for its next turn.
     fn some_of(&mut self, mut many: Many, later: &mut VecDeque<Many>) {
+        let mut taken = 0;
         while self.builder.count < MAX_ENTRIES {
             let Some(request) = many.requests.pop_front() else { break };
             match self.take(&request) {
-                Ok(reply) => many.replies.push(reply),
+                Ok(reply) => {
+                    many.replies.push(reply);
+                    taken += 1;
+                }
                 Err(error) => {
                     let _ = many.answer.send(Err(error));
                     return;
@@ -252,10 +258,12 @@ impl Writer {
             }
         }
         if !many.requests.is_empty() {
+            self.answered += taken;
             later.push_back(many);
             return;
         }
         // Answered here and not with the others: only then are all its blocks on disk.
+        self.answered += taken;
         let answer = match self.flush() {
             Ok(()) => Ok(many.replies),
             Err(why) => Err(StoreError::Unwritable(why)),
@@ -274,11 +282,11 @@ impl Writer {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(Failure::Refused(error))) => Err(error),
             Ok(Err(Failure::Broken(error))) => {
-                self.break_off(error.to_string());
+                self.break_off(error.to_string(), 1);
                 Err(StoreError::Unwritable(error.to_string()))
             }
             Err(_) => {
-                self.break_off("the state machine met a case it does not know".into());
+                self.break_off("the state machine met a case it does not know".into(), 1);
                 Err(StoreError::Unwritable("the request could not be decided; nothing of it was recorded".into()))
             }
         }
@@ -321,7 +329,7 @@ impl Writer {
             let entry = Entry { seq, ts: at, reference: new.reference, body: new.body };
             let bytes = Prepared::new(&entry, &new.erasable, || self.salt());
             let bytes = bytes.map_err(|what| Failure::Refused(StoreError::Refused(format!("not recorded: {what}"))))?;
-            let groups = self.seal(&entry, &bytes).map_err(Failure::Refused)?;
+            let groups = self.seal(&entry, &bytes).map_err(Failure::Broken)?;
             prepared.push((entry, new.erasable, bytes, groups));
         }
         let applied = self.shared.write(|state| {
@@ -378,13 +386,21 @@ impl Writer {
     fn begin_month(&mut self, at: Micros) -> Result<(), Failure> {
         let month = at.utc_month();
         let carried = self.carried();
-        let sealed = carried.encode();
+        let sealed = carried.without_persons().encode();
+        let names = carried.persons();
         let sha256 = Sha256::digest(&sealed).into();
         let body = Body::Snapshot { month: month.clone(), sha256, bytes: sealed.len() as u64 };
         let root = self.tree.root();
         let first = self.tree.size();
+        let persons = match &self.reader.keys {
+            Some(keys) if !names.is_empty() => {
+                let place = Place { epoch: self.reader.journal.epoch, seq: first, group: 2 };
+                Some(keys.seal("", &place, &seal::random(), &names).map_err(Failure::Broken)?)
+            }
+            _ => None,
+        };
         self.add(at, vec![NewEntry { body, reference: None, erasable: Erasable::default() }])?;
-        let opening = Opening { month: &month, first, root, snapshot: Some(&sealed) };
+        let opening = Opening { month: &month, first, root, snapshot: Some(&sealed), persons: persons.as_deref() };
         let commit = Commit { block: &self.builder, tree: &self.tree, tiles: &self.full_tiles };
         self.reader.journal.begin(&opening, &commit).map_err(Failure::Broken)?;
         self.committed();
@@ -410,7 +426,7 @@ impl Writer {
             let started = Instant::now();
             if let Err(error) = self.write() {
                 let why = error.to_string();
-                self.break_off(why.clone());
+                self.break_off(why.clone(), 0);
                 return Err(why);
             }
             self.shared.gauges.commit(started.elapsed(), self.builder.count);
@@ -430,7 +446,7 @@ impl Writer {
         }
         // The very first entries of a ledger: nothing is carried over.
         let month = self.builder.at.utc_month();
-        let opening = Opening { month: &month, first: 0, root: Tree::new().root(), snapshot: None };
+        let opening = Opening { month: &month, first: 0, root: Tree::new().root(), snapshot: None, persons: None };
         self.reader.journal.begin(&opening, &commit)
     }
 
@@ -443,11 +459,11 @@ impl Writer {
         self.answered = 0;
     }
 
-    /// Gives up the block and everything in memory that came with it.
-    fn break_off(&mut self, why: String) {
+    /// Gives up the block and everything in memory that came with it. `refused`: requests refused beside those waiting.
+    fn break_off(&mut self, why: String, refused: u64) {
         tracing::error!(why, "the journal cannot be written; every call is refused until it can");
         self.shared.healthy.store(false, Ordering::SeqCst);
-        let mut refused = self.answered;
+        let mut refused = refused + self.answered;
         for (answer, ..) in self.waiting.drain(..) {
             refused += 1;
             let _ = answer.send(Err(StoreError::Unwritable(why.clone())));

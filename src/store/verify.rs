@@ -1,0 +1,318 @@
+//! Replays the journal from its first entry (or the oldest sealed snapshot) and compares it with everything that was
+//! derived from it: what `weighbridge ledger verify --data DIR` runs.
+//!
+//! Checked, in the order of the entries: canonical bytes of leaf and group 0, sequence without gaps, time that never goes
+//! back, every commitment whose group is there, every stored tile, the right edge, every line of `head.log`, every sealed
+//! snapshot and the running one against the replayed state, each SETTLE and INTERRUPTED against an open ADMIT (the state
+//! machine refuses others), and at last the views against a rebuild. Memory does not grow with the journal. It may run
+//! beside a server, up to the entry that is the last when it begins; the views are then left out.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::domain::{Micros, Money};
+use crate::ledger::codec;
+use crate::ledger::entry::Body;
+
+use super::StoreError;
+use super::journal::{Journal, Stored};
+use super::keeper::{Noted, read_head_log};
+use super::keys::DataKeys;
+use super::ledger::lock_folder;
+use super::media::Media;
+use super::reader::Reader;
+use super::recover::sealed_of;
+use super::seal::RootKey;
+use super::snapshot::{self, Carried};
+use super::tiles::Tile;
+use super::views::{self, Views};
+
+/// Entries read in one go.
+const BATCH: usize = 1_000;
+/// Folder for the rebuilt views, in the data folder; removed at the end.
+const SCRATCH: &str = "verify.tmp";
+
+/// What was looked at, and how it came out.
+#[derive(Debug, Default, Serialize)]
+pub struct Verification {
+    pub verdict: Verdict,
+    /// The entry something is wrong with.
+    pub entry: Option<u64>,
+    /// What is wrong.
+    pub finding: Option<String>,
+    pub epoch: u64,
+    /// The first entry looked at: 0, unless older months were dropped.
+    pub first: u64,
+    /// Entries the journal had when the check began.
+    pub size: u64,
+    /// Root of the tree of those entries, in hex.
+    pub root: String,
+    pub last_at: Option<Micros>,
+    pub tiles: u64,
+    pub snapshots: u64,
+    pub head_log_lines: u64,
+    /// Groups that were committed to and are not there any more (erased), or whose key is not at hand.
+    pub groups_not_checked: u64,
+    pub open_calls: u64,
+    /// Calls in the views; absent where they were not compared.
+    pub calls: Option<u64>,
+    /// The sum of all known costs of those.
+    pub cost_usd: Option<Money>,
+    /// What was left out, and why.
+    pub notes: Vec<String>,
+}
+
+/// How it came out; the number is the exit code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    #[default]
+    Verified = 0,
+    /// Something is not what it was, or not what follows from the rest.
+    Mismatch = 1,
+    /// Something cannot be read at all.
+    Malformed = 2,
+}
+
+struct Finding {
+    verdict: Verdict,
+    entry: Option<u64>,
+    what: String,
+}
+
+impl Finding {
+    fn mismatch(entry: impl Into<Option<u64>>, what: impl Into<String>) -> Finding {
+        Finding { verdict: Verdict::Mismatch, entry: entry.into(), what: what.into() }
+    }
+}
+
+/// What redb or a layout cannot read is malformed; a promise that is not kept is a mismatch.
+impl From<StoreError> for Finding {
+    fn from(error: StoreError) -> Finding {
+        let verdict = match error {
+            StoreError::Rollback { .. } => Verdict::Mismatch,
+            _ => Verdict::Malformed,
+        };
+        Finding { verdict, entry: None, what: error.to_string() }
+    }
+}
+
+/// Verifies a data folder. An error says that it cannot be opened at all.
+pub fn verify(dir: &Path) -> Result<Verification, StoreError> {
+    if !dir.is_dir() {
+        return Err(StoreError::Unwritable(format!("`{}` is not a folder", dir.display())));
+    }
+    // A running server keeps the lock: everything but the views can be read beside it.
+    let lock = match lock_folder(dir) {
+        Ok(lock) => Some(lock),
+        Err(StoreError::InUse(_)) => None,
+        Err(e) => return Err(e),
+    };
+    let found = verify_media(&Media::Folder(dir.into()), lock.is_some().then_some(dir));
+    drop(lock);
+    Ok(found)
+}
+
+/// `views`: the folder whose views are compared too.
+pub fn verify_media(media: &Media, views: Option<&Path>) -> Verification {
+    let mut found = Verification::default();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(media, views, &mut found)));
+    let result = result.unwrap_or_else(|_| {
+        Err(Finding { verdict: Verdict::Malformed, entry: None, what: "a file is damaged beyond reading".into() })
+    });
+    if let Err(finding) = result {
+        (found.verdict, found.entry, found.finding) = (finding.verdict, finding.entry, Some(finding.what));
+    }
+    found
+}
+
+fn run(media: &Media, views: Option<&Path>, found: &mut Verification) -> Result<(), Finding> {
+    let reader = Arc::new(Reader { journal: Arc::new(Journal::open(media.clone(), true)?), keys: keys(media, found) });
+    let (size, edge) = reader.journal.edge()?.unwrap_or_default();
+    (found.epoch, found.size) = (reader.journal.epoch, size);
+    let mut replay = Replay::start(media, &reader, found)?;
+    while replay.carried.size() < size {
+        let from = replay.carried.size();
+        let wanted = usize::try_from(size - from).unwrap_or(BATCH).min(BATCH);
+        let entries = reader.journal.read(from, wanted, true)?;
+        if entries.is_empty() {
+            return Err(Finding::mismatch(from, format!("entry {from} is missing")));
+        }
+        for stored in &entries {
+            replay.entry(stored, found)?;
+        }
+    }
+    if replay.carried.tree.edge() != edge {
+        return Err(Finding::mismatch(None, "the stored edge of the tree is not that of the entries"));
+    }
+    replay.finish(found);
+    match views {
+        Some(dir) if found.first == 0 => compare_views(dir, &reader, size, found),
+        Some(_) => Ok(found.notes.push("views: not compared, older months were dropped".into())),
+        None => Ok(found.notes.push("views: not compared, the folder is in use".into())),
+    }
+}
+
+/// The data keys, where the root key is at hand.
+fn keys(media: &Media, found: &mut Verification) -> Option<Arc<DataKeys>> {
+    let keys = match RootKey::find(media) {
+        Ok(Some(root)) => DataKeys::open_read_only(media, &root),
+        Ok(None) => Err(StoreError::Refused("there is no root key".into())),
+        Err(e) => Err(e),
+    };
+    match keys {
+        Ok(keys) => Some(Arc::new(keys)),
+        Err(e) => {
+            found.notes.push(format!("sealed groups: not checked, {e}"));
+            None
+        }
+    }
+}
+
+struct Replay<'a> {
+    reader: &'a Reader,
+    carried: Carried,
+    full: Vec<Tile>,
+    /// Lines of `head.log` not reached yet, the next one last.
+    noted: Vec<Noted>,
+    running: Option<Carried>,
+}
+
+impl<'a> Replay<'a> {
+    fn start(media: &Media, reader: &'a Reader, found: &mut Verification) -> Result<Replay<'a>, Finding> {
+        let oldest = reader.journal.oldest()?.unwrap_or(0);
+        let carried = match (oldest, reader.journal.months().first()) {
+            (0, _) | (_, None) => Carried::genesis(reader.journal.epoch),
+            (_, Some(month)) => sealed_of(reader, month)?
+                .ok_or_else(|| Finding::mismatch(oldest, format!("month {month} has no sealed snapshot")))?
+                .without_persons(),
+        };
+        found.first = carried.size();
+        let mut noted = read_head_log(media)?;
+        noted.retain(|line| line.epoch == reader.journal.epoch && line.size > carried.size());
+        noted.reverse();
+        if let Some(ahead) = noted.first().filter(|line| line.size > found.size) {
+            let what = format!("rollback_detected: `head.log` has {} entries, the journal {}", ahead.size, found.size);
+            return Err(Finding::mismatch(None, what));
+        }
+        let running = match media.read_side(snapshot::FILE) {
+            Ok(Some(bytes)) => match Carried::from_file(&bytes) {
+                Ok(running) if running.size() <= found.size && running.size() >= carried.size() => Some(running),
+                Ok(_) => None,
+                Err(what) => return Err(Finding::mismatch(None, format!("running snapshot: {what}"))),
+            },
+            _ => None,
+        };
+        let mut replay = Replay { reader, carried, full: Vec::new(), noted, running };
+        replay.compare_running(found)?;
+        Ok(replay)
+    }
+
+    fn entry(&mut self, stored: &Stored, found: &mut Verification) -> Result<(), Finding> {
+        let seq = stored.seq;
+        let wrong = |what: String| Finding::mismatch(seq, what);
+        if seq != self.carried.size() {
+            return Err(wrong(format!("entry {} is missing: {seq} follows", self.carried.size())));
+        }
+        let opened = self.reader.open(stored).map_err(|e| wrong(e.to_string()))?;
+        if opened.leaf.encode() != stored.raw.leaf {
+            return Err(wrong("its leaf is not in canonical form".into()));
+        }
+        if codec::encode_body(&opened.entry.body) != stored.raw.body {
+            return Err(wrong("its group 0 is not in canonical form".into()));
+        }
+        found.groups_not_checked += opened.missing.len() as u64;
+        if let Body::Snapshot { month, sha256, .. } = &opened.entry.body {
+            self.snapshot(seq, month, sha256, found)?;
+        }
+        self.carried.state.apply(&opened.entry).map_err(|e| wrong(e.to_string()))?;
+        self.carried.tree.push(opened.hash);
+        self.carried.tiles.push(seq, opened.hash, &mut self.full);
+        found.last_at = Some(opened.entry.ts);
+        for (level, index, bytes) in std::mem::take(&mut self.full) {
+            if self.reader.journal.tile(level, index)?.as_deref() != Some(&bytes) {
+                return Err(wrong(format!("tile {level}/{index}, which ends here, is not made of these entries")));
+            }
+            found.tiles += 1;
+        }
+        self.compare_head_log(found)?;
+        self.compare_running(found)
+    }
+
+    /// The state before a SNAPSHOT entry is the one that was sealed.
+    fn snapshot(&self, seq: u64, month: &str, sha256: &[u8; 32], found: &mut Verification) -> Result<(), Finding> {
+        let sealed = self.reader.journal.sealed(month)?;
+        let sealed = sealed.filter(|sealed| sealed.first == seq);
+        let sealed = sealed.ok_or_else(|| Finding::mismatch(seq, format!("month {month} has no sealed snapshot")))?;
+        if Sha256::digest(&sealed.snapshot).as_slice() != sha256 {
+            return Err(Finding::mismatch(seq, format!("the sealed snapshot of {month} is not the one recorded")));
+        }
+        let kept = Carried::decode(&sealed.snapshot).map_err(|what| Finding::mismatch(seq, what))?;
+        if seq > found.first {
+            self.compare(&kept, &format!("the sealed snapshot of {month}"))?;
+        }
+        found.snapshots += 1;
+        Ok(())
+    }
+
+    fn compare(&self, kept: &Carried, what: &str) -> Result<(), Finding> {
+        let size = self.carried.size();
+        let same = kept.tree == self.carried.tree && kept.tiles.levels_equal(&self.carried.tiles);
+        if !same || kept.without_persons().state.encode() != self.carried.without_persons().state.encode() {
+            return Err(Finding::mismatch(size, format!("{what} is not the state that the entries before it give")));
+        }
+        Ok(())
+    }
+
+    fn compare_running(&mut self, found: &mut Verification) -> Result<(), Finding> {
+        if self.running.as_ref().is_some_and(|running| running.size() == self.carried.size())
+            && let Some(running) = self.running.take()
+        {
+            self.compare(&running, "the running snapshot")?;
+            found.snapshots += 1;
+        }
+        Ok(())
+    }
+
+    fn compare_head_log(&mut self, found: &mut Verification) -> Result<(), Finding> {
+        while let Some(line) = self.noted.pop_if(|line| line.size <= self.carried.size()) {
+            if line.size == self.carried.size() && line.root != self.carried.tree.root() {
+                let what = format!("`head.log` has another root for the first {} entries", line.size);
+                return Err(Finding::mismatch(line.size.checked_sub(1), what));
+            }
+            found.head_log_lines += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(self, found: &mut Verification) {
+        found.root = HEXLOWER.encode(&self.carried.tree.root());
+        found.open_calls = self.carried.state.running().count() as u64;
+    }
+}
+
+fn compare_views(dir: &Path, reader: &Arc<Reader>, size: u64, found: &mut Verification) -> Result<(), Finding> {
+    let source = reader.clone();
+    let journal: views::Journal = Arc::new(move |from, limit| source.entries(from, limit));
+    let scratch = dir.join(SCRATCH);
+    let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{}`: {e}", scratch.display()));
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch).map_err(unwritable)?;
+    let compared = Views::open(Some(dir), journal.clone(), size).and_then(|live| {
+        live.wait_for(size, std::time::Duration::from_secs(3_600));
+        let check = views::check(&live, Some(&scratch), &journal);
+        live.close();
+        check
+    });
+    std::fs::remove_dir_all(&scratch).map_err(unwritable)?;
+    let check = compared?;
+    if let Some(difference) = check.difference {
+        return Err(Finding::mismatch(None, format!("views: {difference}")));
+    }
+    (found.calls, found.cost_usd) = (Some(check.calls), Some(check.cost));
+    Ok(())
+}
