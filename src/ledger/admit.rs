@@ -145,14 +145,15 @@ fn judge<'a>(request: &AdmitRequest, bound: &Bound, covering: &'a [Covering<'a>]
         covering.iter().find(|c| c.is_hard() && metric.is_none_or(|m| m == c.metric())).map(|c| c.budget.id.as_str())
     };
     let by = |id: &str| Some(format!("budget:{id}"));
-    if admit.unmetered && !request.allow_unmetered {
-        if let Some(id) = hard(None) {
-            let message = format!(
-                "Weighbridge: this path is not metered, and the hard budget '{id}' covers the caller. \
-                 A policy with allow_unmetered lets it pass."
-            );
-            return Err(Refused { by: by(id), ..Refused::new(Code::UnmeteredPath, message) });
-        }
+    if admit.unmetered
+        && !request.allow_unmetered
+        && let Some(id) = hard(None)
+    {
+        let message = format!(
+            "Weighbridge: this path is not metered, and the hard budget '{id}' covers the caller. \
+             A policy with allow_unmetered lets it pass."
+        );
+        return Err(Refused { by: by(id), ..Refused::new(Code::UnmeteredPath, message) });
     }
     let unpriced = bound.per_output_token.is_none() && !admit.unmetered;
     if unpriced && !request.allow_unpriced {
