@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, Outcome};
+use crate::demo::run::Demo;
 use crate::demo::sandbox::{Pace, Sandbox, Settings};
 
 /// Show the appliance at work: everything built in, nothing leaves the machine
@@ -47,7 +48,17 @@ impl Command {
         if self.sandbox_only {
             return runtime.block_on(self.sandbox());
         }
-        Err(Failure::usage("only `demo --sandbox-only` is built in yet"))
+        let demo = Demo {
+            seed: self.seed,
+            days: self.days,
+            listen: self.listen,
+            web_listen: self.web_listen,
+            sandbox: self.settings(),
+            data: self.data,
+            traffic: !self.quiet,
+            json: self.json,
+        };
+        Ok(runtime.block_on(demo.run())?)
     }
 
     fn settings(&self) -> Settings {

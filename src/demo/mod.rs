@@ -9,7 +9,9 @@ pub mod history;
 pub mod organisation;
 pub mod plan;
 pub mod random;
+pub mod run;
 pub mod sandbox;
+pub mod traffic;
 pub mod workload;
 
 /// Waits for the signal that ends a program: interrupt (Ctrl-C) or terminate.
