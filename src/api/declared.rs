@@ -1,117 +1,217 @@
-//! Declared state: services, owners, keys, budgets, policies, providers, prices and notify, in the words of the
-//! configuration file.
+//! Declared state: services, owners, keys, budgets, policies, providers, prices, notify and the organisation, in the words
+//! of the configuration file. Reading asks the catalogue, changing gives `control` one command.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::routing::get;
+use axum::body::Bytes;
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, patch, post};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
+use crate::config::file;
+use crate::control::{self, By, ControlError, Done, KeyView, Kind};
 use crate::domain::{Budget, Catalogue, Metric, Money};
 use crate::store::Balance;
 
-use super::{Api, ApiError, Endpoint, endpoint, words};
+use super::{Actor, Api, ApiError, Endpoint, endpoint};
 
-/// One kind of declared thing: its path, and how all of them read.
-struct Noun {
+/// Longest body of one noun.
+const MOST_BYTES: usize = 256 << 10;
+
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// One kind: its paths, and the schema of its body.
+struct Paths {
+    kind: Kind,
     list: &'static str,
     one: &'static str,
-    path: &'static str,
-    singular: &'static str,
-    read: fn(&Catalogue) -> Vec<(String, Value)>,
+    /// What is read.
+    shape: SchemaOf,
+    /// What is written.
+    body: SchemaOf,
 }
 
-macro_rules! noun {
-    ($plural:literal, $singular:literal, $read:expr) => {
-        Noun {
-            list: concat!("All ", $plural),
-            one: concat!("One of the ", $plural),
-            path: concat!("/", $plural),
-            singular: $singular,
-            read: $read,
-        }
-    };
-}
-
-/// Every kind but prices, whose list is the price book. Paths are their plural.
-const NOUNS: [Noun; 7] = [
-    noun!("services", "service", |c| c.services.iter().map(|(id, s)| (id.clone(), words::service(s))).collect()),
-    noun!("owners", "owner", |c| c.owners.iter().map(|(id, o)| (id.clone(), words::owner(o))).collect()),
-    noun!("keys", "key", |c| c.keys.iter().map(|(id, k)| (id.clone(), words::key(k))).collect()),
-    noun!("budgets", "budget", |c| c.budgets.iter().map(|(id, b)| (id.clone(), words::budget(b))).collect()),
-    noun!("policies", "policy", |c| {
-        c.policies_in_order().into_iter().map(|p| (p.id.clone(), words::policy(p))).collect()
-    }),
-    noun!("providers", "provider", |c| {
-        c.providers_in_order().into_iter().map(|p| (p.id.clone(), words::provider(p))).collect()
-    }),
-    noun!("notify", "notify", |c| c.notify.iter().map(|(id, n)| (id.clone(), words::notify(n))).collect()),
+const PATHS: [Paths; 8] = [
+    paths(Kind::Service, "/services", "/services/{id}", |g| g.subschema_for::<file::Service>()),
+    paths(Kind::Owner, "/owners", "/owners/{id}", |g| g.subschema_for::<file::Owner>()),
+    Paths {
+        kind: Kind::Key,
+        list: "/keys",
+        one: "/keys/{id}",
+        shape: |g| g.subschema_for::<KeyView>(),
+        body: |g| g.subschema_for::<file::Key>(),
+    },
+    paths(Kind::Budget, "/budgets", "/budgets/{id}", |g| g.subschema_for::<file::Budget>()),
+    paths(Kind::Policy, "/policies", "/policies/{id}", |g| g.subschema_for::<file::Policy>()),
+    paths(Kind::Provider, "/providers", "/providers/{id}", |g| g.subschema_for::<file::Provider>()),
+    // The id of a price is `list/model`, or `list/model/component`: models have slashes.
+    paths(Kind::Price, "/prices", "/prices/{*id}", |g| g.subschema_for::<file::Price>()),
+    paths(Kind::Notify, "/notify", "/notify/{id}", |g| g.subschema_for::<file::Notify>()),
 ];
+
+const fn paths(kind: Kind, list: &'static str, one: &'static str, shape: SchemaOf) -> Paths {
+    Paths { kind, list, one, shape, body: shape }
+}
+
+pub fn endpoints() -> Vec<Endpoint> {
+    let mut all = Vec::new();
+    for Paths { kind, list: many, one, shape, body } in PATHS {
+        let read = move |State(api): State<Api>| async move { list(&api, kind).await };
+        let look = move |State(api): State<Api>, Path(id): Path<String>| async move { show(&api, kind, &id).await };
+        let make = move |State(api): State<Api>,
+                         Extension(actor): Extension<Actor>,
+                         reason: Query<Reason>,
+                         text: Bytes| async move { create(&api, &actor, reason.0, kind, &text).await };
+        let change =
+            move |State(api): State<Api>,
+                  Extension(actor): Extension<Actor>,
+                  Path(id): Path<String>,
+                  reason: Query<Reason>,
+                  text: Bytes| async move { alter(&api, &actor, reason.0, kind, &id, &text).await };
+        let remove =
+            move |State(api): State<Api>,
+                  Extension(actor): Extension<Actor>,
+                  Path(id): Path<String>,
+                  reason: Query<Reason>| async move { take(&api, &actor, reason.0, kind, &id).await };
+        let written = |mut e: Endpoint| {
+            e.body = Some(body);
+            e
+        };
+        all.push(endpoint("GET", many, "All of them, in the words of the configuration file", any, get(read)));
+        all.push(written(endpoint(
+            "POST",
+            many,
+            "Declare one; a key's secret is in this answer and never again",
+            shape,
+            post(make),
+        )));
+        all.push(endpoint("GET", one, "One of them; a budget with what its current period has", shape, get(look)));
+        all.push(written(endpoint(
+            "PATCH",
+            one,
+            "Change fields of one (JSON merge patch); an id stays",
+            shape,
+            patch(change),
+        )));
+        all.push(endpoint("DELETE", one, "Remove one that nothing needs; a key is revoked", any, delete(remove)));
+    }
+    let organisation: SchemaOf = |g| g.subschema_for::<file::Organisation>();
+    all.push(endpoint("GET", "/organisation", "The organisation", organisation, get(show_organisation)));
+    let mut change = endpoint("PATCH", "/organisation", "Change it", organisation, patch(alter_organisation));
+    change.body = Some(organisation);
+    all.push(change);
+    all
+}
 
 fn any(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object" })
 }
 
-pub fn endpoints() -> Vec<Endpoint> {
-    let mut all = Vec::new();
-    for noun in &NOUNS {
-        let list = move |State(api): State<Api>| async move { list(&api, noun) };
-        let show = move |State(api): State<Api>, Path(id): Path<String>| async move { show(&api, noun, &id) };
-        all.push(endpoint("GET", noun.path, noun.list, any, get(list)));
-        all.push(endpoint("GET", one_path(noun.path), noun.one, any, get(show)));
-    }
-    all.push(endpoint("GET", "/organisation", "The organisation", any, get(organisation)));
-    all.push(endpoint("GET", "/prices", "This organisation's own prices, over the shipped book", any, get(prices)));
-    all
+/// `?reason=`: why, in the operator's words; kept where it can be erased.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    reason: Option<String>,
 }
 
-/// `/services` → `/services/{id}`.
-fn one_path(list: &'static str) -> &'static str {
-    match list {
-        "/services" => "/services/{id}",
-        "/owners" => "/owners/{id}",
-        "/keys" => "/keys/{id}",
-        "/budgets" => "/budgets/{id}",
-        "/policies" => "/policies/{id}",
-        "/providers" => "/providers/{id}",
-        _ => "/notify/{id}",
+impl Api {
+    fn by(&self, actor: &Actor, reason: Reason) -> By {
+        let by = By::new(actor.0.clone(), self.ledger.clock().now());
+        match reason.reason {
+            Some(reason) => by.because(reason),
+            None => by,
+        }
     }
 }
 
-fn list(api: &Api, noun: &Noun) -> Json<Value> {
-    let catalogue = api.ledger.catalogue();
-    let mut all: Vec<Value> = (noun.read)(&catalogue).into_iter().map(|(_, value)| value).collect();
-    if noun.singular == "budget" {
-        all = with_balances(api, &catalogue, all);
+impl From<ControlError> for ApiError {
+    fn from(error: ControlError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            ControlError::Invalid(problems) => {
+                let field = problems.into_iter().next().map_or_else(|| "body".to_owned(), |(field, _)| field);
+                ApiError::wrong(&field, message)
+            }
+            ControlError::NotFound { .. } => ApiError::new(StatusCode::NOT_FOUND, "not_found", message),
+            ControlError::Conflict(_) => ApiError::new(StatusCode::CONFLICT, "conflict", message),
+            ControlError::Store(error) => error.into(),
+        }
     }
-    let name = noun.path.trim_start_matches('/');
-    Json(json!({ name: all, "revision": catalogue.revision }))
 }
 
-fn show(api: &Api, noun: &Noun, id: &str) -> Result<Json<Value>, ApiError> {
-    let catalogue = api.ledger.catalogue();
-    let found = (noun.read)(&catalogue).into_iter().find(|(found, _)| found == id).map(|(_, value)| value);
-    let mut found = found.ok_or_else(|| {
-        let short: String = id.chars().take(60).collect();
-        ApiError::not_found(format!("{} `{short}`", noun.singular))
-    })?;
-    if noun.singular == "budget" {
-        found = with_balances(api, &catalogue, vec![found]).remove(0);
+fn body(text: &[u8]) -> Result<Value, ApiError> {
+    if text.len() > MOST_BYTES {
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("more than {MOST_BYTES} bytes")));
     }
-    Ok(Json(found))
+    let read = serde_json::from_slice::<Value>(text).ok().filter(Value::is_object);
+    read.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "malformed", "the body is not a JSON object"))
 }
 
-/// Adds to budgets what their current period has: never behind, since it is the writer's own state.
-fn with_balances(api: &Api, catalogue: &Catalogue, mut budgets: Vec<Value>) -> Vec<Value> {
-    let balances = api.ledger.balances(api.ledger.clock().now());
-    for value in &mut budgets {
-        let Some(budget) = value["id"].as_str().and_then(|id| catalogue.budgets.get(id)) else { continue };
-        let Some(balance) = balances.iter().find(|b| b.budget == budget.id) else { continue };
-        add_balance(value, budget, balance);
-    }
-    budgets
+async fn list(api: &Api, kind: Kind) -> Result<Json<Value>, ApiError> {
+    api.blocking(move |api| {
+        let catalogue = api.ledger.catalogue();
+        let mut all = control::list(&catalogue, kind);
+        for value in &mut all {
+            complete(api, &catalogue, kind, value)?;
+        }
+        let mut answer = json!({ kind.plural(): all, "revision": catalogue.revision });
+        if kind == Kind::Price {
+            let book = api.price_book();
+            answer["price_book"] = book.version().into();
+            answer["shipped"] = book.source().into();
+            answer["lists"] = book.lists().into();
+        }
+        Ok(Json(answer))
+    })
+    .await
 }
 
+async fn show(api: &Api, kind: Kind, id: &str) -> Result<Json<Value>, ApiError> {
+    let id = id.to_owned();
+    api.blocking(move |api| {
+        let catalogue = api.ledger.catalogue();
+        let found = control::show(&catalogue, kind, &id);
+        let short: String = id.chars().take(80).collect();
+        let mut value = found.ok_or_else(|| ApiError::not_found(format!("{} `{short}`", kind.name())))?;
+        complete(api, &catalogue, kind, &mut value)?;
+        Ok(Json(value))
+    })
+    .await
+}
+
+/// Adds what is not in the catalogue: an owner's contact, a budget's balance. The address of a webhook is left out, since
+/// with most chat services whoever knows it may post.
+fn complete(api: &Api, catalogue: &Catalogue, kind: Kind, value: &mut Value) -> Result<(), ApiError> {
+    let id = value["id"].as_str().unwrap_or_default().to_owned();
+    match kind {
+        Kind::Owner => {
+            let contact = control::contact(&api.ledger, &id)?.unwrap_or_default();
+            for (name, text) in [("name", contact.name), ("email", contact.email)] {
+                if let Some(text) = text {
+                    value[name] = text.into();
+                }
+            }
+        }
+        Kind::Budget => {
+            let balances = api.ledger.balances(api.ledger.clock().now());
+            let balance = balances.iter().find(|b| b.budget == id);
+            if let (Some(budget), Some(balance)) = (catalogue.budgets.get(&id), balance) {
+                add_balance(value, budget, balance);
+            }
+        }
+        Kind::Notify => {
+            let host = value["webhook"].as_str().and_then(|url| url.parse::<http::Uri>().ok());
+            let host = host.and_then(|uri| uri.host().map(str::to_owned));
+            value["webhook"] = host.map_or_else(|| "…".to_owned(), |host| format!("{host}/…")).into();
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What the current period has: never behind, since it is the writer's own state.
 fn add_balance(value: &mut Value, budget: &Budget, balance: &Balance) {
     let remaining = (budget.limit.amount - balance.posted - balance.held).max(0);
     let (unit, show): (&str, fn(i128) -> String) = match budget.limit.metric {
@@ -127,13 +227,53 @@ fn add_balance(value: &mut Value, budget: &Budget, balance: &Balance) {
     }
 }
 
-async fn organisation(State(api): State<Api>) -> Json<Value> {
-    Json(words::organisation(&api.ledger.catalogue().organisation))
+async fn create(api: &Api, actor: &Actor, reason: Reason, kind: Kind, text: &[u8]) -> Result<Response, ApiError> {
+    let done = control::create(&api.ledger, &api.by(actor, reason), kind, body(text)?).await?;
+    Ok((StatusCode::CREATED, Json(answer(api, kind, done).await?)).into_response())
 }
 
-async fn prices(State(api): State<Api>) -> Json<Value> {
-    let catalogue = api.ledger.catalogue();
-    let own: Vec<Value> = catalogue.prices.values().flat_map(|prices| prices.iter().map(words::price)).collect();
-    let book = api.price_book();
-    Json(json!({ "prices": own, "price_book": book.version(), "shipped": book.source(), "lists": book.lists() }))
+async fn alter(
+    api: &Api,
+    actor: &Actor,
+    reason: Reason,
+    kind: Kind,
+    id: &str,
+    text: &[u8],
+) -> Result<Json<Value>, ApiError> {
+    let done = control::patch(&api.ledger, &api.by(actor, reason), kind, id, body(text)?).await?;
+    answer(api, kind, done).await.map(Json)
+}
+
+async fn take(api: &Api, actor: &Actor, reason: Reason, kind: Kind, id: &str) -> Result<Json<Value>, ApiError> {
+    let done = control::delete(&api.ledger, &api.by(actor, reason), kind, id).await?;
+    answer(api, kind, done).await.map(Json)
+}
+
+/// The noun as it is now, with what deserves a look, and a new key's secret.
+async fn answer(api: &Api, kind: Kind, done: Done) -> Result<Value, ApiError> {
+    api.blocking(move |api| {
+        let mut value = done.value.unwrap_or_else(|| json!({ "id": done.id, "removed": true }));
+        complete(api, &api.ledger.catalogue(), kind, &mut value)?;
+        if let Some(secret) = done.secret {
+            value["secret"] = secret.expose().into();
+        }
+        if !done.warnings.is_empty() {
+            value["warnings"] = done.warnings.into();
+        }
+        Ok(value)
+    })
+    .await
+}
+
+async fn show_organisation(State(api): State<Api>) -> Result<Json<Value>, ApiError> {
+    show(&api, Kind::Organisation, "organisation").await
+}
+
+async fn alter_organisation(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Query(reason): Query<Reason>,
+    text: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    alter(&api, &actor, reason, Kind::Organisation, "organisation", &text).await
 }

@@ -28,6 +28,14 @@ impl ApiError {
         ApiError { field: Some(field.to_owned()), ..ApiError::new(StatusCode::BAD_REQUEST, "invalid", message) }
     }
 
+    /// The same, with a message that names the field itself.
+    pub fn wrong(field: &str, message: String) -> ApiError {
+        ApiError {
+            field: Some(field.to_owned()),
+            ..ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message)
+        }
+    }
+
     pub fn not_found(what: impl ToString) -> ApiError {
         ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("{} not found", what.to_string()))
     }

@@ -16,7 +16,6 @@ mod prices;
 mod spend;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -296,3 +296,43 @@ async fn declared_state_reads_in_the_words_of_the_file() {
     let (status, error, _) = ask(&app(&ledger), "GET", "/api/v1/budgets/none", None).await;
     assert_eq!((status, &error["error"]["message"]), (StatusCode::NOT_FOUND, &json!("budget `none` not found")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn declared_state_is_made_changed_and_removed_in_the_words_of_the_file() {
+    let (ledger, _) = ledger();
+    let app = app(&ledger);
+    let bot = json!({ "id": "bot", "owner": "team-ap", "business_unit": "finance", "purpose": "reads invoices" });
+    let (status, made, _) = ask(&app, "POST", "/api/v1/services?reason=first", Some(bot.clone())).await;
+    assert_eq!((status, &made["application"]), (StatusCode::CREATED, &json!("bot")), "{made}");
+    let (status, error, _) = ask(&app, "POST", "/api/v1/services", Some(bot)).await;
+    assert_eq!((status, &error["error"]["code"]), (StatusCode::CONFLICT, &json!("conflict")));
+    let (_, changed, _) = ask(&app, "PATCH", "/api/v1/services/bot", Some(json!({ "cost_centre": "4711" }))).await;
+    assert_eq!((&changed["cost_centre"], &changed["purpose"]), (&json!("4711"), &json!("reads invoices")));
+    let (status, error, _) = ask(&app, "PATCH", "/api/v1/services/bot", Some(json!({ "owner": "a@b.example" }))).await;
+    assert_eq!((status, &error["error"]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("owner")), "{error}");
+    let key = json!({ "service": "bot", "environment": "test" });
+    let (status, made, _) = ask(&app, "POST", "/api/v1/keys", Some(key)).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let secret = crate::domain::key::Secret::parse(made["secret"].as_str().unwrap()).unwrap();
+    let (_, _, keys) = ask(&app, "GET", "/api/v1/keys", None).await;
+    assert!(keys.contains(secret.id()) && !keys.contains(secret.expose()), "shown once: {keys}");
+    let (status, _, _) = ask(&app, "DELETE", "/api/v1/services/bot", None).await;
+    assert_eq!(status, StatusCode::CONFLICT, "its key still works");
+    let (status, gone, _) = ask(&app, "DELETE", &format!("/api/v1/keys/{}", secret.id()), None).await;
+    assert_eq!((status, &gone["status"]), (StatusCode::OK, &json!("revoked")), "{gone}");
+    let (status, _, _) = ask(&app, "DELETE", "/api/v1/services/bot", None).await;
+    assert_eq!(status, StatusCode::OK);
+    let price =
+        json!({ "provider": "openai", "model": "org/own", "component": "input_tokens", "usd_per_million": "1.5" });
+    let (status, made, _) = ask(&app, "POST", "/api/v1/prices", Some(price)).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let question = json!({ "provider": "openai", "model": "org/own", "usage": { "input_tokens": 2_000_000 } });
+    let (_, quote, _) = ask(&app, "POST", "/api/v1/prices/quote", Some(question)).await;
+    assert_eq!(quote["cost_usd"], "3", "{quote}");
+    let (status, _, _) = ask(&app, "DELETE", "/api/v1/prices/openai/org%2Fown", None).await;
+    assert_eq!(status, StatusCode::OK);
+    let hook = json!({ "id": "finops", "webhook": "https://chat.example/secret-path" });
+    ask(&app, "POST", "/api/v1/notify", Some(hook)).await;
+    let (_, _, shown) = ask(&app, "GET", "/api/v1/notify", None).await;
+    assert!(shown.contains("chat.example") && !shown.contains("secret-path"), "{shown}");
+}

@@ -20,14 +20,14 @@ pub const SERVICES: Noun = Noun {
 };
 pub const OWNERS: Noun = Noun { path: "/owners", columns: &["id", "kind", "name", "email"] };
 pub const KEYS: Noun =
-    Noun { path: "/keys", columns: &["id", "service", "environment", "status", "created_at", "expires", "note"] };
+    Noun { path: "/keys", columns: &["id", "service", "environment", "status", "created_at", "expires_at", "note"] };
 pub const BUDGETS: Noun = Noun {
     path: "/budgets",
     columns: &["id", "match", "period", "enforcement", "limit_usd", "spent_usd", "held_usd", "remaining_usd"],
 };
 pub const POLICIES: Noun = Noun { path: "/policies", columns: &["id", "match", "allow_models", "deny_models"] };
 pub const PROVIDERS: Noun = Noun { path: "/providers", columns: &["id", "dialect", "base_url", "price_as", "models"] };
-pub const NOTIFY: Noun = Noun { path: "/notify", columns: &["id", "webhook_host"] };
+pub const NOTIFY: Noun = Noun { path: "/notify", columns: &["id", "webhook"] };
 
 #[derive(Debug, Args)]
 pub struct Command {
