@@ -2,6 +2,10 @@
 //!
 //! A [`Dialect`] reads facts out of a request, makes the two permitted edits, puts the provider's credential where it
 //! belongs, words refusals as its SDKs expect them, and gives a [`Tap`] that reads the answer as it passes.
+//!
+//! What all dialects share: `json_scan` reads chosen values out of passing JSON, `sse` frames events, `tap` passes,
+//! holds back and drops, `members` reads and edits a request, `prompt` weighs it, [`tokens`] counts it. A dialect's own
+//! folder has its paths, its request fields, a meter for each family of answers, and its refusals.
 
 mod anthropic;
 mod counts;
