@@ -232,6 +232,17 @@ impl Gateway {
     }
 }
 
+/// Requests that two parties could read differently, and targets that name another server.
+fn refuse_form(head: &Parts) -> Result<(), Refusal> {
+    if head.extensions.get::<BadFraming>().is_some() {
+        return Err(Refusal::new(Code::Malformed, "Weighbridge: the request frames its body in more than one way."));
+    }
+    if head.version < http::Version::HTTP_2 && head.uri.scheme().is_some() {
+        return Err(Refusal::new(Code::Malformed, "Weighbridge: the request target must be a path; this is no forward proxy."));
+    }
+    Ok(())
+}
+
 fn refuse_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
     let upgrade = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !upgrade.to_ascii_lowercase().contains("websocket") {

@@ -1,0 +1,12 @@
+//! One integration binary: the product through its front doors. HTTP in, ledger, page or file out.
+
+mod support;
+
+/// Calls through the gateway: what passes, what is recorded, what it cost.
+mod gateway;
+/// Input that is wrong on purpose: each gets a defined answer, bounded memory and a record.
+mod hostile;
+/// Connections: HTTP/2, TLS, shut-down.
+mod transport;
+/// Refusals in the caller's dialect.
+mod refusals;
