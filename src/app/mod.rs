@@ -25,11 +25,13 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::api::{self, Api};
-use crate::config;
+use crate::config::{self, Declared};
+use crate::control::{self, By, ControlError};
 use crate::gateway::{Gateway, GatewayParts, Settings};
 use crate::ledger::request::Request as LedgerRequest;
 use crate::store::clock::SystemClock;
-use crate::store::{Durability, Ledger, Options};
+use crate::store::{Durability, Ledger, Options, StoreError};
+use crate::web::{self, Web};
 
 use self::listen::Terms;
 
@@ -58,15 +60,26 @@ pub struct App {
 }
 
 /// Opens the store that a configuration names.
-pub fn open(server: &config::Server) -> Result<Ledger> {
+pub fn open(server: &config::Server) -> Result<Ledger, StoreError> {
     let durability = if server.relaxed { Durability::Relaxed } else { Durability::Strict };
     let options = Options { durability, clock: Arc::new(SystemClock) };
-    Ok(Ledger::open(&server.data_dir, options)?)
+    Ledger::open(&server.data_dir, options)
+}
+
+/// Brings the catalogue to what a configuration declares. Returns what changed, in lines for people.
+pub async fn apply(ledger: &Ledger, declared: &Declared) -> Result<Vec<String>, ControlError> {
+    let by = By::new("file", ledger.clock().now());
+    let plan = control::plan(&ledger.catalogue(), declared, ledger.pepper(), by.at, false)?;
+    let mut lines: Vec<String> = plan.lines.iter().map(ToString::to_string).collect();
+    lines.extend(plan.warnings.iter().map(|w| format!("warning: {w}")));
+    control::apply(ledger, &by, plan).await?;
+    Ok(lines)
 }
 
 impl App {
     /// Starts on an open ledger: binds both listeners and serves. Needs a tokio runtime.
     pub async fn start(server: &config::Server, ledger: Ledger) -> Result<App> {
+        install_crypto();
         let tls = server.tls.as_ref().map(|t| tls::acceptor(&t.cert, &t.key)).transpose()?;
         let https = tls.is_some();
         let gateway_door = bind(server.listen, "server.listen").await?;
@@ -114,6 +127,11 @@ impl App {
         format!("{}://{}", self.scheme(), self.web_addr)
     }
 
+    /// The one-time link by which the first operator is made; none once there is one.
+    pub fn setup_link(&self) -> Option<String> {
+        web::setup_link(&self.ledger, &self.web_url())
+    }
+
     fn scheme(&self) -> &'static str {
         if self.https { "https" } else { "http" }
     }
@@ -149,7 +167,13 @@ impl App {
     /// Pages and the admin API on one listener.
     fn web_router(&self, server: &config::Server) -> axum::Router {
         let token = server.operator_token.as_ref().map(|t| SecretString::from(t.expose_secret()));
-        api::router(Api::new(self.ledger.clone(), token))
+        let web = Web::new(self.ledger.clone(), self.https, self.gateway_url());
+        let sessions = web.clone();
+        let hook = move |headers: &http::HeaderMap| {
+            web::session_operator(&sessions, headers).map(|operator| format!("operator:{operator}"))
+        };
+        let api = Api::new(self.ledger.clone(), token).with_session(Arc::new(hook));
+        api::router(api).merge(web::router(web))
     }
 
     /// Stops accepting, waits for the calls under way, closes the ledger.
@@ -169,6 +193,17 @@ impl App {
     }
 }
 
+/// The one crypto library of the process. Installing it twice is refused and harmless.
+pub fn install_crypto() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Checks what a configuration names before anything is opened: certificate and key.
+pub fn check(server: &config::Server) -> Result<()> {
+    install_crypto();
+    server.tls.as_ref().map(|t| tls::acceptor(&t.cert, &t.key)).transpose().map(drop)
+}
+
 async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))
 }
@@ -177,7 +212,7 @@ async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
 fn secrets(ledger: &Ledger) -> crate::gateway::Secrets {
     let ledger = ledger.clone();
     Arc::new(move |provider| {
-        let id = format!("provider/{provider}");
+        let id = control::provider_secret_id(provider);
         ledger.core().secret(&id).unwrap_or_else(|error| {
             tracing::error!(%error, provider, "the credential of a provider cannot be read");
             None

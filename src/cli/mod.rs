@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod noun;
 pub mod price;
 pub mod report;
+pub mod serve;
 mod table;
 
 use std::io::Write;
@@ -34,6 +35,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
+    /// Run the appliance
+    Serve(serve::Command),
     /// Bring catalogue, budgets, policies and prices to what a file says; never touches usage
     Apply(apply::Command),
     /// The configuration file
@@ -124,6 +127,7 @@ impl From<std::io::Error> for Failure {
 /// Reads the command line, does it, says in one line what went wrong if something did.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().noun {
+        Noun::Serve(command) => command.run(),
         Noun::Apply(command) => command.run(),
         Noun::Config(command) => command.run(),
         Noun::Calls(command) => command.run(),

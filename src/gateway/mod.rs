@@ -145,12 +145,7 @@ impl Gateway {
     ) -> Result<Response<Body>, Refused> {
         let provider = |id: &str| snapshot.catalogue.providers.get(id).cloned();
         let found = route::find(&head.uri, &head.method, &head.headers, provider);
-        if head.extensions.get::<BadFraming>().is_some() {
-            return Err(Refused::with(
-                Code::Malformed,
-                "Weighbridge: the request frames its body in more than one way.",
-            ));
-        }
+        refuse_form(&head)?;
         let caller = self.identify(&snapshot, ticket, &head)?;
         let route = found?;
         if let Route::Own(path) = &route {
@@ -238,7 +233,10 @@ fn refuse_form(head: &Parts) -> Result<(), Refusal> {
         return Err(Refusal::new(Code::Malformed, "Weighbridge: the request frames its body in more than one way."));
     }
     if head.version < http::Version::HTTP_2 && head.uri.scheme().is_some() {
-        return Err(Refusal::new(Code::Malformed, "Weighbridge: the request target must be a path; this is no forward proxy."));
+        return Err(Refusal::new(
+            Code::Malformed,
+            "Weighbridge: the request target must be a path; this is no forward proxy.",
+        ));
     }
     Ok(())
 }

@@ -133,7 +133,12 @@ async fn the_first_event_does_not_wait_for_the_rest_and_the_last_waits_for_the_s
 async fn a_caller_who_hangs_up_is_charged_for_what_passed() {
     let app = TestApp::start().await;
     let events = chat_events(None);
-    app.upstream.next(vec![events_head(), Step::Send(chunk(events[0].as_bytes())), Step::Send(chunk(events[1].as_bytes())), Step::Hang]);
+    app.upstream.next(vec![
+        events_head(),
+        Step::Send(chunk(events[0].as_bytes())),
+        Step::Send(chunk(events[1].as_bytes())),
+        Step::Hang,
+    ]);
     let client = app.client();
     let request = chat_request(r#","stream":true"#);
     let mut stream = client.connect().await;
@@ -143,7 +148,10 @@ async fn a_caller_who_hangs_up_is_charged_for_what_passed() {
     drop(stream);
     app.quiet().await;
     let call = &app.calls()[0];
-    assert_eq!((call.outcome, call.usage_basis, call.cost_basis), (Outcome::Cancelled, UsageBasis::Counted, CostBasis::Estimated));
+    assert_eq!(
+        (call.outcome, call.usage_basis, call.cost_basis),
+        (Outcome::Cancelled, UsageBasis::Counted, CostBasis::Estimated)
+    );
     assert!(call.usage.get(Component::InputTokens).unwrap() > 0);
     let output = call.usage.get(Component::OutputTokens).unwrap();
     assert!((4..=12).contains(&output), "{output} tokens for 'Hello there, how are you?'");
@@ -171,14 +179,22 @@ async fn a_provider_set_to_drain_is_read_on_for_its_usage() {
     go.notify_one();
     app.quiet().await;
     let call = &app.calls()[0];
-    assert_eq!((call.outcome, call.usage_basis, call.cost.unwrap().to_string()), (Outcome::Cancelled, UsageBasis::Vendor, "0.0002".into()));
+    assert_eq!(
+        (call.outcome, call.usage_basis, call.cost.unwrap().to_string()),
+        (Outcome::Cancelled, UsageBasis::Vendor, "0.0002".into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_dies_inside_a_stream_ends_in_the_dialects_error_event() {
     let app = TestApp::start().await;
     let events = chat_events(None);
-    app.upstream.next(vec![events_head(), Step::Send(chunk(events[0].as_bytes())), Step::Sleep(Duration::from_millis(50)), Step::Break]);
+    app.upstream.next(vec![
+        events_head(),
+        Step::Send(chunk(events[0].as_bytes())),
+        Step::Sleep(Duration::from_millis(50)),
+        Step::Break,
+    ]);
     let answer = app.client().post(CHAT, &chat_request(r#","stream":true"#)).await;
     assert!(answer.whole, "the body ends cleanly");
     let text = answer.text();
@@ -208,7 +224,10 @@ async fn an_error_of_the_provider_passes_and_costs_nothing_and_its_key_is_blotte
     app.upstream.next(upstream::answer("429 Too Many Requests", "application/json", extra, body.as_bytes()));
     let answer = app.client().post(CHAT, &chat_request("")).await;
     assert_eq!((answer.status, answer.header("retry-after")), (429, Some("3")));
-    assert_eq!((answer.header("set-cookie"), answer.header("wb-cost-usd"), answer.header("server")), (None, None, None));
+    assert_eq!(
+        (answer.header("set-cookie"), answer.header("wb-cost-usd"), answer.header("server")),
+        (None, None, None)
+    );
     assert_eq!(answer.body.len(), body.len());
     assert!(!answer.text().contains(PROVIDER_KEY) && answer.text().contains("bad key ****"));
     let call = app.settled(&answer).await;
@@ -230,7 +249,9 @@ async fn redirects_are_not_followed() {
 async fn a_background_response_is_booked_once_when_it_is_fetched() {
     let app = TestApp::start().await;
     let body = |status: &str, usage: &str| {
-        format!(r#"{{"id":"resp_7","object":"response","status":"{status}","model":"{MODEL}","output":[],"usage":{usage}}}"#)
+        format!(
+            r#"{{"id":"resp_7","object":"response","status":"{status}","model":"{MODEL}","output":[],"usage":{usage}}}"#
+        )
     };
     let usage = r#"{"input_tokens":1000,"output_tokens":500,"total_tokens":1500}"#;
     app.upstream.next(upstream::json(&body("queued", "null")));
@@ -314,13 +335,20 @@ async fn a_caller_reads_its_own_receipts_and_budgets_and_no_others() {
     let receipt = app.client().get(&format!("/wb/v1/calls/{id}")).await;
     assert_eq!((receipt.status, receipt.json()["cost_usd"].as_str()), (200, Some("0.00002")));
     let spend = app.client().get("/wb/v1/spend").await.json();
-    assert_eq!((spend["budgets"][0]["spent_usd"].as_str(), spend["budgets"][0]["held_usd"].as_str()), (Some("0.00002"), Some("0")));
+    assert_eq!(
+        (spend["budgets"][0]["spent_usd"].as_str(), spend["budgets"][0]["held_usd"].as_str()),
+        (Some("0.00002"), Some("0"))
+    );
 
     let other = crate::support::secret(weighbridge::domain::Environment::Prod);
     let key = crate::support::key(app.ledger(), &other, "other");
     let service = crate::support::service("other", &[]);
     use weighbridge::domain::Change;
-    crate::support::declare(app.ledger(), vec![Change::Service("other".into(), Some(service)), Change::Key(key.id.clone(), Some(key))]).await;
+    crate::support::declare(
+        app.ledger(),
+        vec![Change::Service("other".into(), Some(service)), Change::Key(key.id.clone(), Some(key))],
+    )
+    .await;
     let stranger = client::Client { key: other.expose().to_owned(), ..app.client() };
     assert_eq!(stranger.get(&format!("/wb/v1/calls/{id}")).await.status, 404);
 }
@@ -333,7 +361,10 @@ async fn models_are_listed_from_the_providers_configuration_in_the_callers_diale
     assert_eq!((list.json()["object"].as_str(), list.json()["data"][0]["id"].as_str()), (Some("list"), Some(MODEL)));
     let mut bytes = app.client().head("GET", "/v1/models", "anthropic-version: 2023-06-01\r\n", 0);
     let list = app.client().raw(&std::mem::take(&mut bytes)).await;
-    assert_eq!((list.json()["data"][0]["type"].as_str(), list.json()["has_more"].as_bool()), (Some("model"), Some(false)));
+    assert_eq!(
+        (list.json()["data"][0]["type"].as_str(), list.json()["has_more"].as_bool()),
+        (Some("model"), Some(false))
+    );
     assert!(app.upstream.seen().is_empty());
     assert!(app.settled(&list).await.cost.unwrap().is_zero());
     app.client().get("/openai/v1/models").await;

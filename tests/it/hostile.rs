@@ -159,7 +159,8 @@ fn resident_mib() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_hundreds_of_megabytes_costs_no_memory() {
     let app = TestApp::start().await;
-    let line = format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(32 * 1024));
+    let line =
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(32 * 1024));
     let piece = chunk(line.as_bytes());
     let times = 200 * 1024 * 1024 / piece.len();
     let end = "data: [DONE]\n\n".to_owned();

@@ -6,7 +6,7 @@ mod support;
 mod gateway;
 /// Input that is wrong on purpose: each gets a defined answer, bounded memory and a record.
 mod hostile;
-/// Connections: HTTP/2, TLS, shut-down.
-mod transport;
 /// Refusals in the caller's dialect.
 mod refusals;
+/// Connections: HTTP/2, TLS, shut-down.
+mod transport;

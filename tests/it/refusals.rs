@@ -24,7 +24,8 @@ async fn credentials_that_do_not_verify_get_one_body_and_an_exact_record() {
     wrong.replace_range(53..54, if wrong.ends_with('0') { "1" } else { "0" });
     let mut bodies = Vec::new();
     for value in [unknown.expose(), wrong.as_str(), "wbk_short", "no-key-at-all"] {
-        let (status, code, body) = code_of(&app, CHAT, &format!("authorization: Bearer {value}\r\n"), &chat_request("")).await;
+        let (status, code, body) =
+            code_of(&app, CHAT, &format!("authorization: Bearer {value}\r\n"), &chat_request("")).await;
         assert_eq!((status, code.as_str()), (401, "key_invalid"), "{value}");
         assert_eq!(body["error"]["code"], "invalid_api_key");
         let mut error = body["error"].clone();
@@ -48,7 +49,12 @@ async fn missing_ambiguous_and_misplaced_credentials_have_their_codes() {
     let body = chat_request("");
     for (path, headers, status, code) in [
         (CHAT.to_owned(), String::new(), 401, "credential_missing"),
-        (CHAT.into(), format!("authorization: Bearer {key}\r\nx-api-key: {}\r\n", other.expose()), 400, "credential_ambiguous"),
+        (
+            CHAT.into(),
+            format!("authorization: Bearer {key}\r\nx-api-key: {}\r\n", other.expose()),
+            400,
+            "credential_ambiguous",
+        ),
         (CHAT.into(), format!("x-api-key: {key}\r\nx-api-key: {key}\r\n"), 400, "credential_ambiguous"),
         (format!("{CHAT}?key={key}"), String::new(), 400, "credential_in_query"),
         (CHAT.into(), "authorization: Bearer sk-proj-abcdef\r\n".into(), 401, "vendor_key_presented"),
@@ -72,7 +78,8 @@ async fn an_expired_key_is_told_so_only_with_the_right_secret() {
     let mut row = key(app.ledger(), &old, "svc");
     row.expires_at = Some(Micros(app.ledger().clock().now().0 - 1));
     declare(app.ledger(), vec![Change::Key(row.id.clone(), Some(row))]).await;
-    let (status, code, _) = code_of(&app, CHAT, &format!("authorization: Bearer {}\r\n", old.expose()), &chat_request("")).await;
+    let (status, code, _) =
+        code_of(&app, CHAT, &format!("authorization: Bearer {}\r\n", old.expose()), &chat_request("")).await;
     assert_eq!((status, code.as_str()), (401, "key_expired"));
 }
 
@@ -80,25 +87,44 @@ async fn an_expired_key_is_told_so_only_with_the_right_secret() {
 async fn budget_refusals_have_the_dialects_body_and_are_not_retried() {
     let app = TestApp::with(Setup { changes: vec![hard_budget("spent", "0.0000001")], ..Setup::default() }).await;
     let openai = app.client().post(CHAT, &chat_request("")).await;
-    assert_eq!((openai.status, openai.header("wb-deny"), openai.header("wb-budget")), (402, Some("budget_exceeded"), Some("spent")));
+    assert_eq!(
+        (openai.status, openai.header("wb-deny"), openai.header("wb-budget")),
+        (402, Some("budget_exceeded"), Some("spent"))
+    );
     assert_eq!((openai.header("x-should-retry"), openai.header("retry-after")), (Some("false"), None));
     assert!(openai.header("wb-budget-resets-at").is_some_and(|t| t.parse::<Micros>().is_ok()));
-    assert_eq!((openai.json()["error"]["type"].as_str(), openai.json()["error"]["code"].as_str()), (Some("insufficient_quota"), Some("budget_exceeded")));
+    assert_eq!(
+        (openai.json()["error"]["type"].as_str(), openai.json()["error"]["code"].as_str()),
+        (Some("insufficient_quota"), Some("budget_exceeded"))
+    );
     let request = format!(r#"{{"model":"{MODEL}","max_tokens":10,"messages":[{{"role":"user","content":"x"}}]}}"#);
     let anthropic = app.client().post(MESSAGES, &request).await;
     assert_eq!((anthropic.status, anthropic.json()["error"]["type"].as_str()), (402, Some("billing_error")));
-    let codex = app.client().post_with("/openai/v1/responses", "originator: codex_cli_rs\r\n", format!(r#"{{"model":"{MODEL}","input":"x"}}"#).as_bytes()).await;
+    let codex = app
+        .client()
+        .post_with(
+            "/openai/v1/responses",
+            "originator: codex_cli_rs\r\n",
+            format!(r#"{{"model":"{MODEL}","input":"x"}}"#).as_bytes(),
+        )
+        .await;
     assert_eq!((codex.status, codex.json()["error"]["type"].as_str()), (429, Some("usage_limit_reached")));
     assert!(app.upstream.seen().is_empty());
     let denied = app.calls();
     assert_eq!(denied.len(), 3);
-    assert!(denied.iter().all(|c| c.refusal.as_ref().is_some_and(|(code, by)| *code == Code::BudgetExceeded && by.as_deref() == Some("budget:spent"))));
+    assert!(denied.iter().all(|c| {
+        c.refusal
+            .as_ref()
+            .is_some_and(|(code, by)| *code == Code::BudgetExceeded && by.as_deref() == Some("budget:spent"))
+    }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_words_that_are_not_permitted_are_refused_or_only_claimed() {
     let app = TestApp::start().await;
-    for (header, code) in [("wb-tenant: acme\r\n", "tenant_not_permitted"), ("wb-workflow: A b\r\n", "workflow_not_permitted")] {
+    for (header, code) in
+        [("wb-tenant: acme\r\n", "tenant_not_permitted"), ("wb-workflow: A b\r\n", "workflow_not_permitted")]
+    {
         let answer = app.client().post_with(CHAT, header, chat_request("").as_bytes()).await;
         assert_eq!((answer.status, answer.header("wb-deny")), (403, Some(code)));
         let call = &app.calls()[0];

@@ -105,9 +105,10 @@ pub async fn read_answer(stream: &mut TcpStream) -> Answer {
 
 /// Parses an answer of a connection that was closed.
 pub fn parse(raw: &[u8]) -> Answer {
-    let end = raw.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| {
-        panic!("no answer: {:?}", String::from_utf8_lossy(&raw[..raw.len().min(300)]))
-    });
+    let end = raw
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&raw[..raw.len().min(300)])));
     let head = String::from_utf8_lossy(&raw[..end]).into_owned();
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status line");
     let headers = header_lines(head.lines().skip(1));

@@ -12,8 +12,8 @@ use weighbridge::config::Server;
 use weighbridge::domain::catalogue::{KeyStatus, OnClientAbort, Provider, Service};
 use weighbridge::domain::key::{Secret, SecretKind};
 use weighbridge::domain::{
-    Budget, Call, CallId, Change, Component, Enforcement, Environment, Filter, Key, Limit, Metric, Money, PeriodKind, PriceOverride,
-    ServiceKind,
+    Budget, Call, CallId, Change, Component, Enforcement, Environment, Filter, Key, Limit, Metric, Money, PeriodKind,
+    PriceOverride, ServiceKind,
 };
 use weighbridge::ledger::request::{Reply, Request};
 use weighbridge::store::clock::SystemClock;

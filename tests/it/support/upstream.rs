@@ -27,7 +27,6 @@ pub enum Step {
 /// A request as the provider got it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    pub method: String,
     pub target: String,
     /// Lower-case names.
     pub headers: Vec<(String, String)>,
@@ -154,7 +153,7 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Se
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     let mut lines = head.lines();
     let mut first = lines.next()?.split(' ');
-    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let target = first.nth(1)?.to_owned();
     let headers: Vec<(String, String)> =
         lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).collect();
     let length: usize = headers.iter().find(|(n, _)| n == "content-length").map_or(0, |(_, v)| v.parse().unwrap());
@@ -165,16 +164,14 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Se
     }
     let body = buffer[end..end + length].to_vec();
     buffer.drain(..end + length);
-    Some(Seen { method, target, headers, body })
+    Some(Seen { target, headers, body })
 }
 
 /// A whole answer.
 pub fn answer(status: &str, content_type: &str, extra: &str, body: &[u8]) -> Vec<Step> {
-    let mut bytes = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\n{extra}content-length: {}\r\n\r\n",
-        body.len()
-    )
-    .into_bytes();
+    let mut bytes =
+        format!("HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\n{extra}content-length: {}\r\n\r\n", body.len())
+            .into_bytes();
     bytes.extend_from_slice(body);
     vec![Step::Send(bytes)]
 }
