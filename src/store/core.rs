@@ -126,14 +126,17 @@ impl Core {
     pub(super) fn open(media: &Media, root: &RootKey) -> Result<Core, StoreError> {
         let file = SmallFile::open(media, NAME)?;
         let envelope = Envelope::open(&file, root)?;
-        file.write(|txn| {
-            txn.open_table(OPERATORS)?;
-            txn.open_table(TOKENS)?;
-            txn.open_table(SESSIONS)?;
-            txn.open_table(LINKS)?;
-            txn.open_table(SECRETS)?;
-            Ok(())
-        })?;
+        // All are made in one transaction, so the last tells of the others. A start that makes nothing writes nothing.
+        if !file.read(|txn| Ok(txn.open_table(SECRETS).is_ok()))? {
+            file.write(|txn| {
+                txn.open_table(OPERATORS)?;
+                txn.open_table(TOKENS)?;
+                txn.open_table(SESSIONS)?;
+                txn.open_table(LINKS)?;
+                txn.open_table(SECRETS)?;
+                Ok(())
+            })?;
+        }
         Ok(Core { file, envelope })
     }
 

@@ -1,5 +1,5 @@
 //! Keeps the side files behind the writer's back: `head.log` about every five seconds, the running snapshot every minute
-//! or fifty thousand entries, both once more at the end.
+//! or twenty thousand entries, both once more at the end.
 //!
 //! `head.log` is append-only text, one line per note: epoch, size, root in hex. A journal that is shorter than its last
 //! line, or has another root there, was rolled back or replaced.
@@ -19,7 +19,7 @@ use super::{Head, StoreError};
 pub const HEAD_LOG: &str = "head.log";
 const HEAD_EVERY: Duration = Duration::from_secs(5);
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
-const SNAPSHOT_ENTRIES: u64 = 50_000;
+const SNAPSHOT_ENTRIES: u64 = 20_000;
 /// `head.log` is cut to its last part at start when it has grown past this, in bytes.
 const HEAD_LOG_LIMIT: usize = 8 << 20;
 const HEAD_LOG_KEPT: usize = 1 << 20;
