@@ -4,12 +4,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aws_lc_rs::hmac;
 use clap::Args;
 use serde_json::json;
 
 use super::{Failure, Outcome};
 use crate::config::Config;
 use crate::control::{self, Applied, By, ControlError, Plan};
+use crate::domain::Catalogue;
 use crate::store::clock::SystemClock;
 use crate::store::{Clock, Durability, Ledger, Options};
 
@@ -17,7 +19,7 @@ use crate::store::{Clock, Durability, Ledger, Options};
 pub struct Command {
     /// A configuration file: its [server] section is not applied, everything else is
     file: PathBuf,
-    /// Print the difference and change nothing; exit code 1 if there is one
+    /// Print the difference and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Remove what the file does not mention; without it that is listed and left alone
@@ -48,7 +50,11 @@ impl Command {
         }
         let folder = self.data.clone().unwrap_or_else(|| config.server.data_dir.clone());
         if self.dry_run && !folder.exists() {
-            return Err(Failure::unreachable(format!("data folder `{}` does not exist", folder.display())));
+            // Nothing is there yet: everything is new, and nothing is made for a look.
+            let pepper = hmac::Key::new(hmac::HMAC_SHA256, &[]);
+            let now = SystemClock.now();
+            let plan = control::plan(&Catalogue::default(), &config.declared, &pepper, now, self.prune)?;
+            return self.print(&plan, None);
         }
         let clock = Arc::new(SystemClock);
         let by = By::new("file", clock.now());
@@ -66,9 +72,7 @@ impl Command {
         }
         let (lines, not_in_file) = (plan.lines.clone(), plan.not_in_file.clone());
         if self.dry_run {
-            let differs = !plan.is_empty();
-            self.print(&plan, None)?;
-            return if differs { Err(Failure { message: String::new(), code: 1 }) } else { Ok(()) };
+            return self.print(&plan, None);
         }
         let mut shown = Plan::default();
         (shown.lines, shown.not_in_file) = (lines, not_in_file);

@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Config, Surroundings};
 use crate::domain::catalogue::KeyStatus;
-use crate::domain::{Catalogue, Micros};
+use crate::domain::{CallId, Catalogue, Micros, Money};
+use crate::ledger::entry::Admit;
+use crate::ledger::request::{AdmitRequest, Reply, Request};
 use crate::store::clock::SetClock;
+use crate::store::views::samples;
 use crate::store::{Durability, Ledger, Options};
 
 const NOW: &str = "2026-11-23T12:00:00Z";
@@ -364,5 +367,60 @@ fn owners_can_be_completed_and_are_not_removed_while_they_answer_for_something()
     assert_eq!((left.name.as_deref(), left.email), (Some("Grace"), None));
     let held = run(delete(&ledger, &by(), Kind::Owner, "team-x")).unwrap_err();
     assert!(held.to_string().contains("answers for service `bot`"));
+    run(ledger.close()).unwrap();
+}
+
+/// One call of a service, from admission to its settlement.
+fn spend(ledger: &Ledger, call: u128, service: &str, usd: i64) {
+    let call = CallId(call);
+    let revision = ledger.catalogue().revision;
+    let admit = Admit {
+        catalogue_revision: revision,
+        holds: vec![],
+        ..samples::admit(call, 1, samples::who(service), "gpt-5")
+    };
+    let admit = AdmitRequest {
+        admit: Admit { lease_until: now().plus_seconds(600), ..admit },
+        erasable: Default::default(),
+        fixed: Money::usd(1),
+        per_output_token: Some(Money(0)),
+        output_wanted: 1,
+        may_limit_output: false,
+        choices: 1,
+        max_cost: None,
+        allow_unpriced: false,
+        allow_unmetered: false,
+    };
+    let usage = crate::domain::Usage::new().with(crate::domain::Component::InputTokens, 10);
+    let settle = Box::new(samples::settle(Some(Money::usd(usd)), usage));
+    let settle = Request::Settle { call, attempt: 1, settle, erasable: Default::default() };
+    let replies = [run(ledger.submit(Request::Admit(Box::new(admit)))), run(ledger.submit(settle))];
+    assert!(matches!(replies[0], Ok(Reply::Admitted(_))), "{:?}", replies[0]);
+    assert!(matches!(replies[1], Ok(Reply::Settled { changed: true, .. })), "{:?}", replies[1]);
+}
+
+#[test]
+fn a_budget_made_in_the_middle_of_a_month_knows_what_was_spent_before() {
+    let ledger = ledger();
+    for id in ["bot", "etl"] {
+        done(&ledger, Kind::Service, service(id));
+    }
+    for (call, service, usd) in [(1, "bot", 3), (2, "etl", 5), (3, "bot", 4)] {
+        spend(&ledger, call, service, usd);
+    }
+    let budget = |id: &str, dimension: &str, value: &str| json!({ "id": id, "period": "month", "limit_usd": "100", "match": { dimension: value } });
+    done(&ledger, Kind::Budget, budget("by-service", "service", "bot"));
+    done(&ledger, Kind::Budget, budget("by-run", "run", "*"));
+    let posted = |id: &str| {
+        let balances = ledger.balances(now());
+        balances.iter().find(|b| b.budget == id).map_or(0, |b| b.posted)
+    };
+    assert_eq!(posted("by-service"), Money::usd(7).0);
+    assert_eq!(posted("by-run"), 0, "no call had a run");
+    // A new limit keeps what was counted, a new match counts again.
+    run(patch(&ledger, &by(), Kind::Budget, "by-service", json!({ "limit_usd": "200" }))).unwrap();
+    assert_eq!(posted("by-service"), Money::usd(7).0);
+    run(patch(&ledger, &by(), Kind::Budget, "by-service", json!({ "match": { "service": "etl" } }))).unwrap();
+    assert_eq!(posted("by-service"), Money::usd(5).0);
     run(ledger.close()).unwrap();
 }
