@@ -62,7 +62,7 @@ pub fn address(name: &str) -> &str {
     ASSETS.addresses.get(name).map_or(name, String::as_str)
 }
 
-/// `GET /static/{name}`.
+/// `GET /static/{*name}`.
 pub async fn serve(Path(name): Path<String>, headers: HeaderMap) -> Response {
     let Some(asset) = ASSETS.files.get(&name) else {
         return StatusCode::NOT_FOUND.into_response();

@@ -4,7 +4,7 @@ use askama::Template;
 use axum::response::{IntoResponse, Redirect, Response};
 use jiff::tz::TimeZone;
 
-use crate::domain::{Call, Component, CostBasis, Dimension, Outcome};
+use crate::domain::{Call, Component, CostBasis, Dimension, Money, Outcome};
 
 use super::error::PageError;
 use super::filters::{self, Chip, Form, RangeLink};
@@ -83,7 +83,7 @@ impl CallRow {
             input: count(Component::InputTokens),
             cached: count(Component::CacheReadTokens),
             output: count(Component::OutputTokens),
-            cost: call.cost.map(format::money),
+            cost: charged(call).map(format::money),
             cost_exact: call.cost.map(|c| c.to_string()).unwrap_or_default(),
             estimated: call.cost_basis == CostBasis::Estimated,
             no_cost: no_cost(call),
@@ -95,6 +95,11 @@ impl CallRow {
             run: run.map(str::to_owned),
         }
     }
+}
+
+/// The cost of a call that was sent; a refused one has none to show.
+pub fn charged(call: &Call) -> Option<Money> {
+    call.cost.filter(|_| call.outcome != Outcome::Refused)
 }
 
 /// What to say where a call has no cost. An unknown cost is never shown as zero.

@@ -26,6 +26,9 @@ mod sign_in;
 mod soft_lock;
 mod spend;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -90,7 +93,7 @@ pub fn router(web: Web) -> Router {
         .route("/help/{code}", get(help::show));
     let pages = layers::around_pages(open.merge(signed_in).fallback(layers::not_found), &web);
     Router::new()
-        .route("/static/{name}", get(assets::serve))
+        .route("/static/{*name}", get(assets::serve))
         .merge(pages)
         .layer(middleware::from_fn_with_state(web.clone(), layers::headers))
         .with_state(web)

@@ -9,7 +9,7 @@ use crate::domain::identity::Provenance;
 use crate::domain::{Call, CallId, Catalogue, Component, CostBasis, Dimension, Metric, Money, Outcome, UsageBasis};
 use crate::report::{Receipt, ReceiptEntry};
 
-use super::calls::{no_cost, tone};
+use super::calls::{charged, no_cost, tone};
 use super::data;
 use super::error::PageError;
 use super::filters::words;
@@ -122,7 +122,7 @@ impl ReceiptPage {
             started: format::when(call.started_at, &zone),
             outcome: call.outcome.name(),
             tone: tone(call.outcome),
-            cost: call.cost.map(format::exact_money),
+            cost: charged(call).map(format::exact_money),
             cost_exact: call.cost.map(|c| c.to_string()).unwrap_or_default(),
             no_cost: match no_cost(call) {
                 "not sent" => "Not sent, nothing charged",
@@ -263,7 +263,7 @@ fn what(call: &Call) -> Vec<Fact> {
 fn price_words(call: &Call) -> String {
     let model = call.price_model.as_deref().unwrap_or("no model");
     if call.cost_lines.is_empty() {
-        return match call.cost {
+        return match charged(call) {
             Some(cost) if cost.is_zero() => "Nothing was used that has a price.".to_owned(),
             Some(_) => "Settled as one amount, without lines: there was no usage to price.".to_owned(),
             None => no_cost_words(call).to_owned(),

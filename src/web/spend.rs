@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use askama::Template;
 use axum::response::Response;
 
-use crate::domain::{Component, Dimension};
+use crate::domain::{Component, Dimension, Environment};
 use crate::report::{Measures, Spend, SpendQuery, SpendRow, Step};
 
 use super::calls::{self, push_url, tidy};
@@ -353,6 +353,11 @@ pub fn draw(query: &Query, slots: &[Slot], spend: &Spend) -> Chart {
     }
     let mut series: Vec<_> = totals.into_iter().filter(|(_, v)| *v != 0).collect();
     series.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    // Environments keep one colour everywhere, whatever they cost.
+    let environment = |key: &Option<&str>| key.is_some_and(|k| Environment::from_name(k).is_some());
+    if !series.is_empty() && series.iter().all(|(key, _)| environment(key)) {
+        series = Environment::ALL.iter().map(|e| (Some(e.name()), 0)).collect();
+    }
     let column = |slot: &Slot| InputColumn {
         label: slot.label.clone(),
         href: query.spanning(slot.from, slot.to).url("/spend", &DEFAULTS),
