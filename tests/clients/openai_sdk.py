@@ -137,15 +137,6 @@ def broken_stream_raises():
         raise AssertionError(f"{marker} ended as if all were well")
 
 
-@check
-def credential_is_taken_in_every_header():
-    for name, value in (("authorization", f"Bearer {APP_KEY}"), ("x-api-key", APP_KEY), ("api-key", APP_KEY),
-                        ("x-goog-api-key", APP_KEY)):
-        answer = client(key="", default_headers={"authorization": openai.Omit(), name: value}).chat.completions.create(
-            model="gpt-4o", messages=QUESTION)
-        assert answer.choices[0].message.content, name
-
-
 def refused(make, kind, status, code, requests):
     count = Count()
     try:

@@ -52,6 +52,13 @@ def status_of(path, headers):
 
 
 @check
+def credential_is_taken_in_every_header():
+    for name, value in (("authorization", f"Bearer {APP_KEY}"), ("x-api-key", APP_KEY), ("api-key", APP_KEY),
+                        ("x-goog-api-key", APP_KEY)):
+        equal(status_of("/v1/chat/completions", {name: value})[0], 200, name)
+
+
+@check
 def key_in_the_query_is_refused_and_named():
     status, headers = status_of(f"/v1/chat/completions?key={APP_KEY}", {})
     equal((status, headers["wb-deny"]), (400, "credential_in_query"))
