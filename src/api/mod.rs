@@ -12,6 +12,7 @@ mod file;
 mod health;
 mod metrics;
 mod openapi;
+mod operators;
 mod prices;
 mod spend;
 #[cfg(test)]
@@ -165,6 +166,7 @@ fn endpoints() -> Vec<Endpoint> {
         }
     }
     all.extend(declared::endpoints());
+    all.extend(operators::endpoints());
     all
 }
 

@@ -336,3 +336,30 @@ async fn declared_state_is_made_changed_and_removed_in_the_words_of_the_file() {
     let (_, _, shown) = ask(&app, "GET", "/api/v1/notify", None).await;
     assert!(shown.contains("chat.example") && !shown.contains("secret-path"), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_token_opens_the_api_until_it_is_revoked_or_ends() {
+    let (ledger, clock) = ledger();
+    let app = app(&ledger);
+    let (status, _, _) = ask(&app, "POST", "/api/v1/operators", Some(json!({ "id": "ada" }))).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (status, error, _) = ask(&app, "POST", "/api/v1/operators", Some(json!({ "id": "a@b.example" }))).await;
+    assert_eq!((status, &error["error"]["field"]), (StatusCode::BAD_REQUEST, &json!("id")));
+    let new = json!({ "note": "nightly report", "days": 1 });
+    let (status, token, _) = ask(&app, "POST", "/api/v1/operators/ada/tokens", Some(new.clone())).await;
+    assert_eq!(status, StatusCode::CREATED, "{token}");
+    let opens = async |token: &Value| {
+        let bearer = format!("Bearer {}", token["secret"].as_str().unwrap());
+        let request = HttpRequest::get("/api/v1/health").header("authorization", bearer);
+        app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+    };
+    assert_eq!(opens(&token).await, StatusCode::OK);
+    let (_, _, listed) = ask(&app, "GET", "/api/v1/operators/ada/tokens", None).await;
+    assert!(!listed.contains(token["secret"].as_str().unwrap()), "shown once: {listed}");
+    let path = format!("/api/v1/operators/ada/tokens/{}", token["id"].as_str().unwrap());
+    assert_eq!(ask(&app, "DELETE", &path, None).await.0, StatusCode::OK);
+    assert_eq!(opens(&token).await, StatusCode::UNAUTHORIZED);
+    let (_, token, _) = ask(&app, "POST", "/api/v1/operators/ada/tokens", Some(new)).await;
+    clock.set("2026-11-24T18:00:00Z".parse().unwrap());
+    assert_eq!(opens(&token).await, StatusCode::UNAUTHORIZED, "its day is over");
+}

@@ -12,6 +12,7 @@ mod filters;
 pub mod key;
 pub mod ledger;
 pub mod noun;
+pub mod operator;
 pub mod price;
 pub mod report;
 pub mod serve;
@@ -61,6 +62,8 @@ enum Noun {
     Price(price::Command),
     /// Where alerts go
     Notify(noun::Command),
+    /// Who may sign in, and their tokens
+    Operator(operator::Command),
     /// The journal as evidence
     Ledger(ledger::Command),
     /// The appliance at work with everything built in; nothing leaves the machine
@@ -140,6 +143,7 @@ pub fn run() -> ExitCode {
         Noun::Provider(command) => command.run(&noun::PROVIDERS),
         Noun::Price(command) => command.run(),
         Noun::Notify(command) => command.run(&noun::NOTIFY),
+        Noun::Operator(command) => command.run(),
         Noun::Ledger(command) => command.run(),
         Noun::Demo(command) => command.run(),
     };

@@ -27,6 +27,8 @@ pub const BUDGETS: Noun = Noun {
 };
 pub const POLICIES: Noun = Noun { path: "/policies", columns: &["id", "match", "allow_models", "deny_models"] };
 pub const PROVIDERS: Noun = Noun { path: "/providers", columns: &["id", "dialect", "base_url", "price_as", "models"] };
+pub const OPERATORS: Noun =
+    Noun { path: "/operators", columns: &["id", "name", "role", "created_at", "disabled", "password"] };
 pub const NOTIFY: Noun = Noun { path: "/notify", columns: &["id", "webhook"] };
 
 #[derive(Debug, Args)]
