@@ -2,6 +2,7 @@
 //! journal; that they were added or removed is.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
@@ -117,6 +118,10 @@ pub fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
+fn read<T: serde::de::DeserializeOwned>(text: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(text).map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "malformed", error))
+}
+
 impl Api {
     /// Recorded before it is done: what cannot be recorded does not happen.
     async fn note(&self, actor: &Actor, action: &str, subject: &str) -> Result<(), ApiError> {
@@ -147,8 +152,9 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Ope
 async fn create(
     State(api): State<Api>,
     Extension(actor): Extension<Actor>,
-    Json(new): Json<NewOperator>,
+    text: Bytes,
 ) -> Result<(StatusCode, Json<OperatorView>), ApiError> {
+    let new: NewOperator = read(&text)?;
     if !is_slug(&new.id) {
         let says = "is no id: up to 64 of a-z, 0-9, `.`, `_`, `-`, beginning with a letter or digit";
         return Err(ApiError::invalid("id", says));
@@ -194,8 +200,9 @@ async fn mint_token(
     State(api): State<Api>,
     Extension(actor): Extension<Actor>,
     Path(id): Path<String>,
-    Json(new): Json<NewToken>,
+    text: Bytes,
 ) -> Result<(StatusCode, Json<TokenView>), ApiError> {
+    let new: NewToken = read(&text)?;
     let operator = api.operator(&id).await?;
     let days = new.days.unwrap_or(MOST_DAYS);
     if !(1..=MOST_DAYS).contains(&days) {
