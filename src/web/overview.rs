@@ -22,7 +22,7 @@ use super::shell::{self, Shell};
 use super::spend::{self, Tile};
 
 /// What `/` takes when its URL is silent.
-const DEFAULTS: Defaults = Defaults { range: "30d", by: &[], limit: 10, parameters: &[] };
+const DEFAULTS: Defaults = Defaults { range: "30d", by: &[], limit: 50, parameters: &[] };
 /// Lines of "needs attention".
 const ATTENTION: usize = 8;
 /// Keys that end within this are pointed out.
