@@ -311,7 +311,7 @@ impl Query {
             pairs.push(("tz", self.zone_name.clone()));
         }
         let takes = |name: &str| defaults.parameters.contains(&name);
-        if takes("by") && self.by != defaults.by {
+        if takes("by") && !self.by.is_empty() && self.by != defaults.by {
             pairs.push(("by", self.by.iter().map(|d| d.name()).collect::<Vec<_>>().join(",")));
         }
         if takes("metric") && self.metric != Metric::Cost {

@@ -368,6 +368,10 @@ async fn a_call_can_be_followed_from_the_total_to_its_proof() {
     let site = Site::new().await;
     let overview = site.get("/").await.text;
     assert!(overview.contains("Owner data has no contact"), "what needs attention is there");
+    for link in overview.split("href=\"/").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        let url = format!("/{}", link.replace("&#38;", "&").replace("&amp;", "&"));
+        assert_eq!(site.get(&url).await.status, StatusCode::OK, "{url}");
+    }
     let spend = site.get("/spend?range=ytd").await.text;
     let total = "0.012345678".parse::<Money>().unwrap().times(300);
     assert!(spend.contains(&format!("<data value=\"{total}\">")), "the total is exact");
