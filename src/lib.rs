@@ -80,13 +80,14 @@ pub mod rollup;
 
 pub mod ledger;
 pub mod store;
-pub mod web;
 
 pub mod control;
 pub mod gateway;
 pub mod report;
 
 pub mod api;
+pub mod web;
+
 pub mod app;
 pub mod cli;
 pub mod demo;

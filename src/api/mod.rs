@@ -36,6 +36,9 @@ use metrics::Totals;
 /// Names the operator of a web session, as an actor such as `operator:ada`.
 pub type SessionHook = Arc<dyn Fn(&HeaderMap) -> Option<String> + Send + Sync>;
 
+/// A price book and its number in the catalogue.
+type NumberedBook = (u32, Arc<PriceBook>);
+
 /// What the handlers share. Clones are cheap and equal.
 #[derive(Clone)]
 pub struct Api {
@@ -43,7 +46,7 @@ pub struct Api {
     operator_token: Option<Arc<SecretString>>,
     session: Option<SessionHook>,
     /// The price book of the catalogue it was last asked for.
-    book: Arc<Mutex<Option<(u32, Arc<PriceBook>)>>>,
+    book: Arc<Mutex<Option<NumberedBook>>>,
     totals: Arc<Totals>,
 }
 

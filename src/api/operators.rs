@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Micros;
 use crate::domain::id::is_slug;
-use crate::domain::key::{Secret, SecretKind};
+use crate::domain::key::SecretKind;
 use crate::ledger::request::Request;
 use crate::store::core::{Operator, OperatorToken, Role};
+use crate::store::new_secret;
 
 use super::{Actor, Api, ApiError, Endpoint, endpoint};
 
@@ -208,11 +209,7 @@ async fn mint_token(
     if !(1..=MOST_DAYS).contains(&days) {
         return Err(ApiError::invalid("days", format!("is not a number from 1 to {MOST_DAYS}")));
     }
-    let mut failed = false;
-    let secret = Secret::generate(SecretKind::Operator, None, |bytes| failed |= aws_lc_rs::rand::fill(bytes).is_err());
-    if failed {
-        return Err(ApiError::internal("the operating system gave no randomness"));
-    }
+    let secret = new_secret(SecretKind::Operator, None)?;
     let now = api.ledger.clock().now();
     let token = OperatorToken {
         id: secret.id().to_owned(),

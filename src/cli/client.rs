@@ -14,8 +14,8 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::api::{Api, router};
-use crate::domain::key::{Secret, SecretKind};
-use crate::store::{Clock, Durability, Ledger, Options};
+use crate::domain::key::SecretKind;
+use crate::store::{Clock, Durability, Ledger, Options, new_secret};
 
 use super::Failure;
 
@@ -70,13 +70,7 @@ impl Client {
         let clock: std::sync::Arc<dyn Clock> = std::sync::Arc::new(crate::store::clock::SystemClock);
         let ledger = Ledger::open(dir, Options { durability: Durability::Strict, clock })?;
         // The same API, with a token nobody else has: what it checks and records is the same too.
-        let mut failed = false;
-        let secret = Secret::generate(SecretKind::Operator, None, |bytes| {
-            failed |= aws_lc_rs::rand::fill(bytes).is_err();
-        });
-        if failed {
-            return Err(Failure::unreachable("the operating system gave no randomness"));
-        }
+        let secret = new_secret(SecretKind::Operator, None)?;
         let token = SecretString::from(secret.expose());
         let router = router(Api::new(ledger.clone(), Some(token.clone())));
         Ok(Client { way: Way::Folder { router, ledger }, token })

@@ -4,10 +4,12 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 
-use super::client::Reach;
-use super::{Failure, Outcome, noun};
 use crate::domain::Environment;
-use crate::domain::key::{Secret, SecretKind};
+use crate::domain::key::SecretKind;
+use crate::store::new_secret;
+
+use super::client::Reach;
+use super::{Outcome, noun};
 
 #[derive(Debug, Args)]
 pub struct Command {
@@ -38,7 +40,7 @@ impl Command {
         match self.verb {
             Verb::Kept(verb) => noun::Command { reach: self.reach, verb }.run(&noun::KEYS),
             Verb::Generate { environment } => {
-                let secret = generate(environment)?;
+                let secret = new_secret(SecretKind::Service, Some(environment))?;
                 writeln!(std::io::stdout(), "{}", secret.expose())?;
                 Ok(())
             }
@@ -46,26 +48,16 @@ impl Command {
     }
 }
 
-/// A new service key from the operating system's randomness.
-fn generate(environment: Environment) -> Result<Secret, Failure> {
-    let mut failed = false;
-    let secret = Secret::generate(SecretKind::Service, Some(environment), |bytes| {
-        failed |= aws_lc_rs::rand::fill(bytes).is_err();
-    });
-    if failed {
-        return Err(Failure::unreachable("the operating system gave no randomness: no key was made"));
-    }
-    Ok(secret)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::key::Secret;
 
     #[test]
     fn a_generated_key_says_its_environment_and_no_two_are_equal() {
         for environment in Environment::ALL {
-            let (a, b) = (generate(environment).unwrap(), generate(environment).unwrap());
+            let made = || new_secret(SecretKind::Service, Some(environment)).unwrap();
+            let (a, b) = (made(), made());
             assert_eq!(Secret::parse(a.expose()).unwrap().environment(), Some(environment));
             assert_ne!(a.expose(), b.expose());
         }

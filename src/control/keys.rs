@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::domain::catalogue::KeyStatus;
 use crate::domain::key::{Secret, SecretKind};
 use crate::domain::{Change, Environment, Key, Micros};
-use crate::store::Ledger;
+use crate::store::{Ledger, new_secret};
 
 use super::apply::declare;
 use super::{By, ControlError};
@@ -86,7 +86,7 @@ pub async fn create_key(
     if !problems.is_empty() {
         return Err(ControlError::invalid(problems));
     }
-    let secret = random_secret(environment)?;
+    let secret = new_secret(SecretKind::Service, Some(environment))?;
     let key = Key {
         id: secret.id().to_owned(),
         hash: secret.hash(ledger.pepper()),
@@ -101,17 +101,6 @@ pub async fn create_key(
     let view = KeyView::from(&key);
     declare(ledger, by, vec![Change::Key(key.id.clone(), Some(key))]).await?;
     Ok((view, secret))
-}
-
-fn random_secret(environment: Environment) -> Result<Secret, ControlError> {
-    let mut failed = false;
-    let secret = Secret::generate(SecretKind::Service, Some(environment), |bytes| {
-        failed |= aws_lc_rs::rand::fill(bytes).is_err();
-    });
-    match failed {
-        true => Err(ControlError::Conflict("the operating system gave no randomness: try again".to_owned())),
-        false => Ok(secret),
-    }
 }
 
 /// Ends a key for good. It stays in the catalogue, so that its later use is recognised and receipts name it.

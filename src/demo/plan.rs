@@ -147,7 +147,7 @@ fn run(
             fate: Fate::Completed,
             total_ms: call.first_ms * 4 + 200,
             retry: true,
-            seed: random.next(),
+            seed: random.draw(),
             ..call.clone()
         });
         calls.push(call);
@@ -189,7 +189,7 @@ fn planned(random: &mut Random, workload: &'static Workload, at: Micros, context
         first_ms,
         total_ms,
         retry: false,
-        seed: random.next(),
+        seed: random.draw(),
     }
 }
 

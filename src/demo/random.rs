@@ -16,7 +16,7 @@ impl Random {
         Random(seed ^ fnv(purpose.as_bytes()))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -26,7 +26,7 @@ impl Random {
 
     /// A number in `0..bound`; 0 where the bound is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
+        if bound == 0 { 0 } else { self.draw() % bound }
     }
 
     /// A number in `low..=high`.
@@ -36,7 +36,7 @@ impl Random {
 
     /// Evenly in `0.0..1.0`.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     pub fn chance(&mut self, probability: f64) -> bool {
@@ -83,7 +83,7 @@ impl Random {
     /// Fills bytes; the shape `Secret::generate` asks for.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let value = self.next().to_le_bytes();
+            let value = self.draw().to_le_bytes();
             chunk.copy_from_slice(&value[..chunk.len()]);
         }
     }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_numbers_and_another_seed_others() {
-        let draw = |seed| (0..50).map(move |_| seed).scan(Random::new(seed), |r, _| Some(r.next())).collect::<Vec<_>>();
+        let draw = |seed| (0..50).map(move |_| seed).scan(Random::new(seed), |r, _| Some(r.draw())).collect::<Vec<_>>();
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
     }

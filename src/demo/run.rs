@@ -99,7 +99,7 @@ impl Demo {
     /// Writes the configuration, with the keys of last time if there was one, and reads it as any other.
     fn configure(&self, folder: &Folder, sandbox: &Sandbox, provider_key: &str) -> anyhow::Result<Config> {
         let file = folder.path.join(FILE);
-        let mut keys = organisation::keys(self.seed, |bytes| fill(bytes));
+        let mut keys = organisation::keys(self.seed, fill);
         if file.exists() {
             keep_secrets(&mut keys, Config::load(&file)?);
         }

@@ -38,7 +38,7 @@ pub async fn flow(gateway: String, keys: Keys, seed: u64) {
         let weights: Vec<f64> = WORKLOADS.iter().map(|w| w.calls_per_hour / w.steps as f64).collect();
         let workload = &WORKLOADS[random.weighted(&weights)];
         let caller = Caller { gateway: gateway.clone(), keys: keys.clone(), client: client.clone(), workload };
-        let random = Random::new(random.next());
+        let random = Random::new(random.draw());
         tokio::spawn(async move {
             caller.run(random).await;
             drop(place);

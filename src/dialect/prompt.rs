@@ -7,6 +7,7 @@
 use serde_json::value::RawValue;
 
 use super::json_scan::{JsonScan, Kind, Seg, Sink, Text, Want};
+use super::members::Members;
 use super::reading::cut;
 
 /// Text that is collected for counting.
@@ -62,9 +63,18 @@ impl Prompt {
         Prompt { picture: if small { PICTURE_TOKENS_4O_MINI } else { PICTURE_TOKENS }, ..Prompt::default() }
     }
 
-    /// For collecting its text too.
-    pub fn collect() -> Prompt {
-        Prompt { text: Some(String::new()), ..Prompt::measure(None) }
+    /// The text of a body's parts, for counting; empty where the body cannot be read.
+    pub fn text_of(body: &[u8], text: &[&str], json: &[&str]) -> String {
+        let Ok(members) = Members::of_body(body, &[]) else { return String::new() };
+        let mut prompt = Prompt { text: Some(String::new()), ..Prompt::measure(None) };
+        prompt.add(&members, text, json);
+        prompt.text.unwrap_or_default()
+    }
+
+    /// The parts of a body that are text or messages, and those the model reads as JSON.
+    pub fn add(&mut self, members: &Members, text: &[&str], json: &[&str]) {
+        text.iter().for_each(|name| self.add_text(members.get(name)));
+        json.iter().for_each(|name| self.add_json(members.get(name)));
     }
 
     /// A part made of messages or text: its strings are read.
@@ -82,11 +92,6 @@ impl Prompt {
             self.push(cut(value.get(), MAX_TEXT));
             self.push("\n");
         }
-    }
-
-    /// The text collected.
-    pub fn into_text(self) -> String {
-        self.text.unwrap_or_default()
     }
 
     fn push(&mut self, piece: &str) {
@@ -207,10 +212,8 @@ mod tests {
 
     #[test]
     fn collected_text_has_its_roles_and_a_bound() {
-        let raw = RawValue::from_string(format!(r#"[{{"role":"user","content":"{}"}}]"#, "é".repeat(300_000))).unwrap();
-        let mut prompt = Prompt::collect();
-        prompt.add_text(Some(&raw));
-        let text = prompt.into_text();
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, "é".repeat(300_000));
+        let text = Prompt::text_of(body.as_bytes(), &["messages"], &[]);
         assert!(text.starts_with("\nuser:\né"));
         assert!(text.len() <= MAX_TEXT);
     }

@@ -180,28 +180,13 @@ pub struct Call {
 }
 
 impl Call {
-    /// The call's value of a dimension. `model` is the one served, or asked for where none was. `charged_to` is the
-    /// first payer: no call of this version has more than one.
+    /// The call's value of a dimension. `model` is the one served, or asked for where none was.
     pub fn dimension(&self, dimension: Dimension) -> Option<&str> {
-        let who = self.who.as_ref();
         match dimension {
-            Dimension::Tenant => who?.tenant.as_deref(),
-            Dimension::BusinessUnit => Some(&who?.business_unit),
-            Dimension::Application => Some(&who?.application),
-            Dimension::Service => Some(&who?.service),
-            Dimension::Agent => who?.agent.as_deref(),
-            Dimension::Owner => Some(&who?.owner),
-            Dimension::CostCentre => who?.cost_centre.as_deref(),
-            Dimension::Environment => Some(who?.environment.name()),
-            Dimension::Workflow => who?.workflow.as_deref(),
-            Dimension::Run => who?.run.as_deref(),
-            Dimension::Principal => Some(&who?.principal),
-            Dimension::ChargedTo => who?.charged_to.first().map(|c| c.service.as_str()),
             Dimension::Provider => self.provider.as_deref(),
             Dimension::Model => self.model_served.as_deref().or(self.model_requested.as_deref()),
-            Dimension::PromptClass => who?.prompt_class.as_deref(),
-            Dimension::Credential => Some(&who?.credential),
             Dimension::Outcome => Some(self.outcome.name()),
+            _ => self.who.as_ref()?.dimension(dimension),
         }
     }
 }

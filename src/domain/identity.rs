@@ -6,6 +6,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::filter::Dimension;
+
 /// What a deployment is for. Never mixed in one figure unless asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -179,6 +181,30 @@ pub struct Attribution {
     pub assurance: Assurance,
     /// One letter per field of [`Provenance::FIELDS`].
     pub provenance: String,
+}
+
+impl Attribution {
+    /// The value of a dimension. Provider, model and outcome are not for an attribution to say.
+    pub fn dimension(&self, dimension: Dimension) -> Option<&str> {
+        match dimension {
+            Dimension::Tenant => self.tenant.as_deref(),
+            Dimension::BusinessUnit => Some(&self.business_unit),
+            Dimension::Application => Some(&self.application),
+            Dimension::Service => Some(&self.service),
+            Dimension::Agent => self.agent.as_deref(),
+            Dimension::Owner => Some(&self.owner),
+            Dimension::CostCentre => self.cost_centre.as_deref(),
+            Dimension::Environment => Some(self.environment.name()),
+            Dimension::Workflow => self.workflow.as_deref(),
+            Dimension::Run => self.run.as_deref(),
+            Dimension::Principal => Some(&self.principal),
+            // The first payer: no call of this version has more than one.
+            Dimension::ChargedTo => self.charged_to.first().map(|c| c.service.as_str()),
+            Dimension::PromptClass => self.prompt_class.as_deref(),
+            Dimension::Credential => Some(&self.credential),
+            Dimension::Provider | Dimension::Model | Dimension::Outcome => None,
+        }
+    }
 }
 
 /// What a caller said about itself without being entitled to: kept as evidence, never used in a sum.

@@ -183,23 +183,9 @@ fn note(ticket: &mut Ticket, facts: &CallFacts) {
 /// A call's value of a dimension, as far as it is known before it runs.
 fn value<'a>(who: &'a Attribution, provider: &'a str, model: Option<&'a str>, dimension: Dimension) -> Option<&'a str> {
     match dimension {
-        Dimension::Tenant => who.tenant.as_deref(),
-        Dimension::BusinessUnit => Some(&who.business_unit),
-        Dimension::Application => Some(&who.application),
-        Dimension::Service => Some(&who.service),
-        Dimension::Agent => who.agent.as_deref(),
-        Dimension::Owner => Some(&who.owner),
-        Dimension::CostCentre => who.cost_centre.as_deref(),
-        Dimension::Environment => Some(who.environment.name()),
-        Dimension::Workflow => who.workflow.as_deref(),
-        Dimension::Run => who.run.as_deref(),
-        Dimension::Principal => Some(&who.principal),
-        Dimension::ChargedTo => who.charged_to.first().map(|c| c.service.as_str()),
         Dimension::Provider => Some(provider),
         Dimension::Model => model,
-        Dimension::PromptClass => who.prompt_class.as_deref(),
-        Dimension::Credential => Some(&who.credential),
-        Dimension::Outcome => None,
+        _ => who.dimension(dimension),
     }
 }
 

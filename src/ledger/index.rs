@@ -116,24 +116,9 @@ impl BudgetIndex {
 
 /// The value of a dimension, as far as a call has one when it is admitted: `model` is the one asked for.
 pub fn dimension(admit: &Admit, dimension: Dimension) -> Option<&str> {
-    let who = &admit.who;
     match dimension {
-        Dimension::Tenant => who.tenant.as_deref(),
-        Dimension::BusinessUnit => Some(&who.business_unit),
-        Dimension::Application => Some(&who.application),
-        Dimension::Service => Some(&who.service),
-        Dimension::Agent => who.agent.as_deref(),
-        Dimension::Owner => Some(&who.owner),
-        Dimension::CostCentre => who.cost_centre.as_deref(),
-        Dimension::Environment => Some(who.environment.name()),
-        Dimension::Workflow => who.workflow.as_deref(),
-        Dimension::Run => who.run.as_deref(),
-        Dimension::Principal => Some(&who.principal),
-        Dimension::ChargedTo => who.charged_to.first().map(|c| c.service.as_str()),
         Dimension::Provider => Some(&admit.provider),
         Dimension::Model => admit.model.as_deref(),
-        Dimension::PromptClass => who.prompt_class.as_deref(),
-        Dimension::Credential => Some(&who.credential),
-        Dimension::Outcome => None,
+        _ => admit.who.dimension(dimension),
     }
 }

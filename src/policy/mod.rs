@@ -84,8 +84,8 @@ pub fn judge<'a>(
 fn some(patterns: &[String]) -> String {
     match patterns {
         [] => "no model".to_owned(),
-        [few @ ..] if few.len() <= 5 => few.join(", "),
-        [few @ .., _] => format!("{}, …", few[..few.len().min(5)].join(", ")),
+        few if few.len() <= 5 => few.join(", "),
+        many => format!("{}, …", many[..5].join(", ")),
     }
 }
 

@@ -44,9 +44,12 @@ pub(super) fn spend_of(views: &Views, query: &SpendQuery) -> Result<Spend, Repor
     Ok(Spend { rows, total, as_of })
 }
 
+/// Values of the dimensions a query groups by.
+type Key = Vec<Option<String>>;
+
 fn from_sums(views: &Views, groups: &mut Groups<'_>) -> Result<super::AsOf, ReportError> {
     // What a combination of dimensions comes to is worked out once. The `Arc` kept with it keeps its address its own.
-    let mut chosen: HashMap<*const DimSet, (Arc<DimSet>, Option<Vec<Option<String>>>)> = HashMap::new();
+    let mut chosen: HashMap<*const DimSet, (Arc<DimSet>, Option<Key>)> = HashMap::new();
     let query = groups.query;
     let groups = std::cell::RefCell::new(groups);
     let as_of = views.tally(
@@ -83,7 +86,7 @@ fn from_calls(views: &Views, groups: &mut Groups<'_>) -> Result<super::AsOf, Rep
 struct Groups<'q> {
     query: &'q SpendQuery,
     calendar: Calendar,
-    index: HashMap<(Vec<Option<String>>, Option<String>), usize>,
+    index: HashMap<(Key, Option<String>), usize>,
     rows: Vec<SpendRow>,
     full: bool,
 }

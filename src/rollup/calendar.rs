@@ -85,7 +85,7 @@ impl Calendar {
             (self.midnight(first).0, next.map_or(i64::MAX, |d| self.midnight(d).0), name)
         };
         match self.step {
-            Step::Hour => return self.hour(at, local),
+            Step::Hour => self.hour(at, local),
             Step::Week => {
                 let back = i64::from(day.weekday().to_monday_zero_offset());
                 let monday = day.saturating_sub(back.days());

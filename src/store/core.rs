@@ -315,10 +315,12 @@ impl Core {
     fn rows<T: DeserializeOwned>(&self, table: HashTable) -> Result<Vec<(TokenHash, T)>, StoreError> {
         let rows = self.file.read(|txn| {
             let table = txn.open_table(table)?;
-            let row = |row: Result<(redb::AccessGuard<&[u8]>, redb::AccessGuard<&[u8]>), redb::StorageError>| {
-                row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec()))
-            };
-            Ok(table.iter()?.map(row).collect::<Result<Vec<_>, _>>()?)
+            let mut rows = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                rows.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(rows)
         })?;
         let decode = |(key, value): (Vec<u8>, Vec<u8>)| {
             let hash = key.try_into().map_err(|_| damaged("a key has the wrong length".into()))?;

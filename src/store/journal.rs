@@ -25,8 +25,11 @@ use crate::ledger::tree::Tree;
 
 use super::StoreError;
 use super::block::{self, Raw};
-use super::media::{COLD_CACHE, File, HOT_CACHE, Media, catch};
+use super::media::{File, HOT_CACHE, Media, catch};
 use super::tiles::Tile;
+
+/// Size and right edge of the tree, the hashes of its whole subtrees from left to right.
+pub type Edge = (u64, Vec<[u8; 32]>);
 
 const BLOCKS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("block.v1");
 const GROUPS: TableDefinition<(u64, u64, u8), &[u8]> = TableDefinition::new("group.v1");
@@ -222,7 +225,7 @@ impl Journal {
     }
 
     /// Size and right edge of the tree as of the last commit.
-    pub fn edge(&self) -> Result<Option<(u64, Vec<[u8; 32]>)>, StoreError> {
+    pub fn edge(&self) -> Result<Option<Edge>, StoreError> {
         let Some(last) = self.lock().len().checked_sub(1) else { return Ok(None) };
         let Some((name, file)) = self.file_at(last)? else { return Ok(None) };
         let value = reading(&name, &file, |txn| {
@@ -512,7 +515,7 @@ pub fn explain(name: &str, error: redb::Error) -> StoreError {
 /// Makes a file claim another format.
 #[cfg(test)]
 pub fn set_format(media: &Media, name: &str, format: u64) {
-    let file = media.open(name, COLD_CACHE).unwrap();
+    let file = media.open(name, super::media::COLD_CACHE).unwrap();
     writing(name, &file, |txn| {
         Ok(txn.open_table(META)?.insert("format", format.to_le_bytes().as_slice()).map(drop)?)
     })

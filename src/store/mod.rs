@@ -32,6 +32,7 @@ use crate::domain::{CallId, Micros, Money};
 
 pub use clock::Clock;
 pub use ledger::Ledger;
+pub use seal::new_secret;
 pub use shared::Gauges;
 
 /// When an answer is given to who asked the writer.

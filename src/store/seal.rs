@@ -14,6 +14,9 @@ use aws_lc_rs::{hkdf, hmac, rand};
 use redb::{ReadableTable, TableDefinition};
 use zeroize::Zeroizing;
 
+use crate::domain::Environment;
+use crate::domain::key::{Secret, SecretKind};
+
 use super::StoreError;
 use super::media::Media;
 use super::small::SmallFile;
@@ -26,6 +29,16 @@ pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the system's random generator gives bytes once the system is up");
     bytes
+}
+
+/// A new secret from the operating system's randomness. Only an operator's has no environment.
+pub fn new_secret(kind: SecretKind, environment: Option<Environment>) -> Result<Secret, StoreError> {
+    let mut failed = false;
+    let secret = Secret::generate(kind, environment, |bytes| failed |= rand::fill(bytes).is_err());
+    match failed {
+        true => Err(StoreError::Refused("the operating system gave no randomness: no secret was made".into())),
+        false => Ok(secret),
+    }
 }
 
 /// The root key and what is derived from it.

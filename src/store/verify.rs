@@ -151,10 +151,11 @@ fn run(media: &Media, views: Option<&Path>, found: &mut Verification) -> Result<
     }
     replay.finish(found);
     match views {
-        Some(dir) if found.first == 0 => compare_views(dir, &reader, size, found),
-        Some(_) => Ok(found.notes.push("views: not compared, older months were dropped".into())),
-        None => Ok(found.notes.push("views: not compared, the folder is in use".into())),
+        Some(dir) if found.first == 0 => compare_views(dir, &reader, size, found)?,
+        Some(_) => found.notes.push("views: not compared, older months were dropped".into()),
+        None => found.notes.push("views: not compared, the folder is in use".into()),
     }
+    Ok(())
 }
 
 /// The data keys, where the root key is at hand.

@@ -222,7 +222,7 @@ impl Inner {
         loop {
             let reader = Reader::open(db, &self.sets)?;
             let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-            if !overlay.as_ref().is_some_and(|o| o.base == reader.applied) {
+            if overlay.as_ref().is_none_or(|o| o.base != reader.applied) {
                 *overlay = Some(Overlay { base: reader.applied, end: reader.applied, delta: Arc::default() });
             }
             let Some(over) = overlay.as_mut() else { continue };

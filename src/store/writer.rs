@@ -72,6 +72,9 @@ enum Failure {
     Broken(StoreError),
 }
 
+/// Who waits for a commit, with the answer it will get and its place in the queue.
+type Waiter = (oneshot::Sender<Result<Reply, StoreError>>, Reply, OwnedSemaphorePermit);
+
 /// Everything the writer thread owns.
 pub struct Writer {
     pub shared: Arc<Shared>,
@@ -87,7 +90,7 @@ pub struct Writer {
     full_tiles: Vec<Tile>,
     done: Vec<(Entry, Erasable)>,
     /// Who is answered by the next commit.
-    waiting: Vec<(oneshot::Sender<Result<Reply, StoreError>>, Reply, OwnedSemaphorePermit)>,
+    waiting: Vec<Waiter>,
     /// Requests of the block under construction that nobody waits for in `waiting`: answered already (`relaxed`), or
     /// of a message of many.
     answered: u64,

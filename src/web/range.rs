@@ -128,8 +128,8 @@ impl Range {
     pub fn auto_step(&self) -> Step {
         match (self.to.0 - self.from.0) / 3_600_000_000 {
             ..=49 => Step::Hour,
-            ..=2_300 => Step::Day,
-            ..=4_500 => Step::Week,
+            50..=2_300 => Step::Day,
+            2_301..=4_500 => Step::Week,
             _ => Step::Month,
         }
     }

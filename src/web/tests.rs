@@ -56,7 +56,7 @@ fn attribution(n: usize) -> Attribution {
             [n % 3];
     Attribution {
         service: service.into(),
-        agent: (n % 5 == 0).then(|| "planner".into()),
+        agent: (n.is_multiple_of(5)).then(|| "planner".into()),
         application: "core".into(),
         owner: owner.into(),
         business_unit: unit.into(),
@@ -64,7 +64,7 @@ fn attribution(n: usize) -> Attribution {
         tenant: Some("acme".into()),
         environment: Environment::ALL[n % 4],
         workflow: None,
-        run: (n % 2 == 0).then(|| format!("run-{n}")),
+        run: (n.is_multiple_of(2)).then(|| format!("run-{n}")),
         prompt_class: None,
         principal: service.into(),
         charged_to: vec![Charge { service: service.into(), basis_points: 10_000 }],
@@ -139,7 +139,7 @@ fn admit(id: CallId, at: Micros, n: usize, revision: u64) -> Ask {
             dialect: "openai".into(),
             endpoint: "chat.completions".into(),
             unmetered: false,
-            stream: n % 2 == 0,
+            stream: n.is_multiple_of(2),
             job: false,
             model: Some(["gpt-5.2", "gpt-5-mini", "<b>odd & model</b>"][n % 3].into()),
             price_model: Some("gpt-5.2".into()),
@@ -170,7 +170,7 @@ fn admit(id: CallId, at: Micros, n: usize, revision: u64) -> Ask {
 fn settle(id: CallId, n: usize) -> Ask {
     let cost: Money = "0.012345678".parse().unwrap();
     let settle = Settle {
-        outcome: if n % 11 == 0 { Outcome::Failed } else { Outcome::Completed },
+        outcome: if n.is_multiple_of(11) { Outcome::Failed } else { Outcome::Completed },
         http_status: Some(200),
         model_served: None,
         provider_request_id: Some(format!("req_{n}")),

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(answer("gpt-5.2", body.clone(), &cache).tokens.cache_read, 0);
         let again = answer("gpt-5.2", body, &cache).tokens;
         assert!(
-            again.cache_read > 1_000 && again.cache_read <= again.input && again.cache_read % 128 == 0,
+            again.cache_read > 1_000 && again.cache_read <= again.input && again.cache_read.is_multiple_of(128),
             "{again:?}"
         );
     }

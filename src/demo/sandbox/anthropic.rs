@@ -81,14 +81,14 @@ fn stream(message: &Value, ask: &Ask, answer: &Answer, rhythm: &mut Rhythm) -> V
     push(Duration::ZERO, "ping", json!({}));
     for piece in answer.tool.iter().flat_map(|call| &call.arguments) {
         let delta = json!({"type": "input_json_delta", "partial_json": piece});
-        push(rhythm.next(), "content_block_delta", json!({"index": 0, "delta": delta}));
+        push(rhythm.later(), "content_block_delta", json!({"index": 0, "delta": delta}));
     }
     for piece in &answer.pieces {
         let delta = json!({"type": "text_delta", "text": piece});
-        push(rhythm.next(), "content_block_delta", json!({"index": 0, "delta": delta}));
+        push(rhythm.later(), "content_block_delta", json!({"index": 0, "delta": delta}));
     }
     if ask.directive == Some(Directive::StreamError) {
-        push(rhythm.next(), "error", error(Vendor::Anthropic, 529, "Overloaded", ""));
+        push(rhythm.later(), "error", error(Vendor::Anthropic, 529, "Overloaded", ""));
         return frames;
     }
     push(Duration::ZERO, "content_block_stop", json!({"index": 0}));
@@ -124,7 +124,7 @@ pub fn complete(ask: &Ask, model: &Model, answer: &Answer, rhythm: &mut Rhythm, 
         .iter()
         .enumerate()
         .map(|(n, piece)| {
-            let wait = if n == 0 { rhythm.first(0) } else { rhythm.next() };
+            let wait = if n == 0 { rhythm.first(0) } else { rhythm.later() };
             (wait, event(Some("completion"), &body(piece, Value::Null)))
         })
         .collect();

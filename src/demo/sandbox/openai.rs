@@ -128,26 +128,26 @@ fn chat_chunks(ask: &Ask, head: &Head, answer: &Answer, usage: Value, rhythm: &m
     if let Some(call) = &answer.tool {
         for index in 0..ask.choices {
             let opening = json!({"tool_calls": [{"index": 0, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}]});
-            frames.push(chunk(rhythm.next(), index, opening, Value::Null));
+            frames.push(chunk(rhythm.later(), index, opening, Value::Null));
             for piece in &call.arguments {
                 let delta = json!({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]});
-                frames.push(chunk(rhythm.next(), index, delta, Value::Null));
+                frames.push(chunk(rhythm.later(), index, delta, Value::Null));
             }
         }
     }
     for piece in &answer.pieces {
         for index in 0..ask.choices {
-            frames.push(chunk(rhythm.next(), index, json!({"content": piece}), Value::Null));
+            frames.push(chunk(rhythm.later(), index, json!({"content": piece}), Value::Null));
         }
     }
     if ask.directive == Some(Directive::StreamError) {
         let body = error(Vendor::OpenAi, 500, "The server had an error while processing your request.", "");
-        frames.push((rhythm.next(), event(None, &body)));
+        frames.push((rhythm.later(), event(None, &body)));
         frames.push((Duration::ZERO, Bytes::from_static(b"data: [DONE]\n\n")));
         return frames;
     }
     for index in 0..ask.choices {
-        frames.push(chunk(rhythm.next(), index, json!({}), json!(finish_reason(answer.finish))));
+        frames.push(chunk(rhythm.later(), index, json!({}), json!(finish_reason(answer.finish))));
     }
     if wants_usage {
         frames.push((Duration::ZERO, event(None, &head.with(json!({"choices": [], "usage": usage})))));
@@ -178,7 +178,7 @@ pub fn completions(
         .iter()
         .enumerate()
         .map(|(n, piece)| {
-            let wait = if n == 0 { rhythm.first(0) } else { rhythm.next() };
+            let wait = if n == 0 { rhythm.first(0) } else { rhythm.later() };
             (wait, event(None, &head.with(choice(piece, Value::Null))))
         })
         .collect();

@@ -43,7 +43,7 @@ impl Rhythm {
     }
 
     /// Until the next token.
-    pub fn next(&mut self) -> Duration {
+    pub fn later(&mut self) -> Duration {
         if self.token == 0.0 {
             return Duration::ZERO;
         }

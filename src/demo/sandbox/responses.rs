@@ -201,7 +201,7 @@ fn stream(body: &Value, ask: &Ask, answer: &Answer, rhythm: &mut Rhythm) -> Vec<
             Some(call) if item["type"] == "function_call" => {
                 for piece in &call.arguments {
                     let fields = json!({"item_id": item["id"], "output_index": index, "delta": piece});
-                    events.push(rhythm.next(), "response.function_call_arguments.delta", fields);
+                    events.push(rhythm.later(), "response.function_call_arguments.delta", fields);
                 }
                 let fields = json!({"item_id": item["id"], "output_index": index, "arguments": call.text()});
                 events.push(Duration::ZERO, "response.function_call_arguments.done", fields);
@@ -232,7 +232,7 @@ fn text_events(events: &mut Events, item: &Value, index: usize, answer: &Answer,
     for piece in &answer.pieces {
         let mut fields = with("delta", json!(piece));
         fields["logprobs"] = json!([]);
-        events.push(rhythm.next(), "response.output_text.delta", fields);
+        events.push(rhythm.later(), "response.output_text.delta", fields);
     }
     let mut done = with("text", json!(answer.text()));
     done["logprobs"] = json!([]);

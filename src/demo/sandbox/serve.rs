@@ -288,7 +288,7 @@ fn without_model(
 
 fn by_model(inner: &Inner, path: &str, body: &Value, ask: &Ask, model: &Model, random: &mut Random) -> Option<Reply> {
     let made = Answer::make(inner.settings.seed, model, ask, &inner.cache);
-    let mut rhythm = Rhythm::new(inner.settings.pace, model, Random::new(random.next()));
+    let mut rhythm = Rhythm::new(inner.settings.pace, model, Random::new(random.draw()));
     if ask.directive == Some(Directive::Slow) {
         rhythm = rhythm.at_least(20_000.0);
     }

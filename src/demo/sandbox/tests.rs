@@ -136,7 +136,7 @@ async fn who_brings_no_credential_or_a_wrong_one_is_refused() {
 #[tokio::test]
 async fn embeddings_come_as_numbers_or_base64() {
     let sandbox = sandbox().await;
-    for (format, check) in [("float", 1_536 as usize), ("base64", 1_536 * 4)] {
+    for (format, check) in [("float", 1_536_usize), ("base64", 1_536 * 4)] {
         let body = json!({"model": "text-embedding-3-small", "input": ["a", "b"], "encoding_format": format});
         let answer = parsed(&post_openai(&sandbox, "/v1/embeddings", body).await.1);
         assert_eq!(answer["data"].as_array().unwrap().len(), 2);

@@ -37,12 +37,7 @@ pub fn read(endpoint: &'static str, metering: Metering, body: &[u8]) -> Result<C
     facts.output_cap = members.count(field)?;
     facts.output_cap_field = Some(field);
     let mut prompt = Prompt::measure(None);
-    for name in TEXT_PARTS {
-        prompt.add_text(members.get(name));
-    }
-    for name in JSON_PARTS {
-        prompt.add_json(members.get(name));
-    }
+    prompt.add(&members, TEXT_PARTS, JSON_PARTS);
     facts.input_bytes = prompt.weight.text_bytes;
     facts.input_allowance = prompt.weight.allowance;
     // A container keeps files and a transcript at the vendor; MCP servers answer where nobody here sees it.
@@ -87,15 +82,7 @@ fn hosted(tool: &RawValue, facts: &mut CallFacts) {
 
 /// The text of a request, for counting.
 pub fn prompt_text(body: &[u8]) -> String {
-    let Ok(members) = Members::of_body(body, &[]) else { return String::new() };
-    let mut prompt = Prompt::collect();
-    for name in TEXT_PARTS {
-        prompt.add_text(members.get(name));
-    }
-    for name in JSON_PARTS {
-        prompt.add_json(members.get(name));
-    }
-    prompt.into_text()
+    Prompt::text_of(body, TEXT_PARTS, JSON_PARTS)
 }
 
 #[cfg(test)]

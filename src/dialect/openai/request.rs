@@ -138,12 +138,7 @@ fn is_openai(model: Option<&str>) -> bool {
 
 fn weigh(members: &Members, facts: &mut CallFacts) {
     let mut prompt = Prompt::measure(facts.model.as_deref());
-    for name in TEXT_PARTS {
-        prompt.add_text(members.get(name));
-    }
-    for name in JSON_PARTS {
-        prompt.add_json(members.get(name));
-    }
+    prompt.add(members, TEXT_PARTS, JSON_PARTS);
     facts.input_bytes = prompt.weight.text_bytes;
     facts.input_allowance = prompt.weight.allowance;
     facts.unbounded = prompt.weight.unbounded;
@@ -201,15 +196,7 @@ fn claims(members: &Members, claimed: &mut BTreeMap<String, String>) {
 
 /// The text of a request, for counting.
 pub fn prompt_text(body: &[u8]) -> String {
-    let Ok(members) = Members::of_body(body, &[]) else { return String::new() };
-    let mut prompt = Prompt::collect();
-    for name in TEXT_PARTS {
-        prompt.add_text(members.get(name));
-    }
-    for name in JSON_PARTS {
-        prompt.add_json(members.get(name));
-    }
-    prompt.into_text()
+    Prompt::text_of(body, TEXT_PARTS, JSON_PARTS)
 }
 
 #[cfg(test)]
