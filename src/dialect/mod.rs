@@ -197,6 +197,8 @@ pub struct Observation {
     /// Text generated (answer, reasoning, tool arguments), kept for counting: at most 256 KiB, `output_bytes` counts all.
     pub output_text: String,
     pub output_bytes: u64,
+    /// Tokens of reasoning that passed encrypted, estimated from its length; not in `output_text`.
+    pub hidden_tokens: u64,
     /// The answer did not state all usage although it was metered work: count what `usage` lacks (a broken-off
     /// Anthropic stream states its input, but not its output).
     pub usage_missing: bool,

@@ -161,6 +161,47 @@ fn a_broken_off_response_knows_the_items_that_were_announced() {
 }
 
 #[test]
+fn reasoning_that_passed_encrypted_is_estimated_from_its_length_once() {
+    let item = |event: &str, length: usize| {
+        format!(
+            r#"{{"type":"response.output_item.{event}","output_index":0,"item":{{"type":"reasoning","summary":[],"encrypted_content":"{}"}}}}"#,
+            "x".repeat(length)
+        )
+    };
+    let summary = r#"{"type":"response.reasoning_summary_text.delta","delta":"Thinks about it so."}"#;
+    let (added, done) = (item("added", 310), item("done", 620));
+    let seen = events("responses", &[&added, &done]);
+    assert_eq!((seen.hidden_tokens, seen.output_text.as_str(), seen.usage_missing), (100, "", true));
+    let seen = events("responses", &[&added, summary, &done]);
+    assert_eq!((seen.hidden_tokens, seen.flags.as_slice()), (96, [].as_slice()), "the summary is of the same tokens");
+    let seen = events("responses", &[&item("added", 0)]);
+    assert_eq!((seen.hidden_tokens, seen.flags.as_slice()), (0, ["reasoning_unseen"].as_slice()));
+}
+
+#[test]
+fn a_stream_that_ends_inside_an_event_is_not_whole_though_it_finished() {
+    let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]";
+    for (end, verdict) in [("", Verdict::Truncated), ("}", Verdict::Ok), ("}\n\n", Verdict::Ok)] {
+        let pieces = [text.as_bytes(), end.as_bytes()];
+        let seen = play("chat.completions", SSE, None, false, &pieces, End::Complete).seen;
+        assert_eq!(seen.verdict, verdict, "{end:?}");
+    }
+}
+
+#[test]
+fn a_count_left_out_where_nothing_was_generated_is_zero() {
+    let body = |text: &str| {
+        format!(
+            r#"{{"choices":[{{"text":"{text}","index":0,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":11,"total_tokens":11}}}}"#
+        )
+    };
+    assert_eq!(counts(&plain("completions", &body("")), &[InputTokens, OutputTokens]), [Some(11), Some(0)]);
+    assert_eq!(counts(&plain("completions", &body("Hi")), &[InputTokens, OutputTokens]), [Some(11), None]);
+    let embedded = plain("embeddings", r#"{"data":[],"usage":{"prompt_tokens":11,"total_tokens":11}}"#);
+    assert_eq!(counts(&embedded, &[InputTokens, OutputTokens]), [Some(11), None]);
+}
+
+#[test]
 fn anthropics_delta_wins_over_its_start_and_extra_writes_are_5_minute_ones() {
     let seen = events(
         "messages",

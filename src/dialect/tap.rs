@@ -133,7 +133,7 @@ enum Coding {
     /// A `content-encoding` that may be stale: decided by the first two bytes.
     Undecided {
         core: Core,
-        deflate: bool,
+        named: Named,
         seen: Vec<u8>,
     },
     Gzip(Box<MultiGzDecoder<Core>>),
@@ -141,6 +141,15 @@ enum Coding {
     Deflate(Box<DeflateDecoder<Core>>),
     /// Passed on unread.
     Unreadable(Core),
+}
+
+/// What `content-encoding` says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Gzip,
+    Deflate,
+    /// Brotli, zstd: not asked for, and not read here.
+    Other,
 }
 
 impl Coding {
@@ -191,9 +200,9 @@ impl AnswerTap {
         let core = Core { form, scan: JsonScan::new(meter.names()), meter, last: false };
         let coding = match header(head.headers, "content-encoding").map(|c| c.trim().to_ascii_lowercase()).as_deref() {
             None | Some("" | "identity") => Coding::Identity(core),
-            Some("gzip" | "x-gzip") => Coding::Undecided { core, deflate: false, seen: Vec::new() },
-            Some("deflate") => Coding::Undecided { core, deflate: true, seen: Vec::new() },
-            Some(_) => Coding::Unreadable(core),
+            Some("gzip" | "x-gzip") => Coding::Undecided { core, named: Named::Gzip, seen: Vec::new() },
+            Some("deflate") => Coding::Undecided { core, named: Named::Deflate, seen: Vec::new() },
+            Some(_) => Coding::Undecided { core, named: Named::Other, seen: Vec::new() },
         };
         AnswerTap {
             status: head.status,
@@ -217,14 +226,14 @@ impl AnswerTap {
                 self.coding = Some(Coding::Identity(core));
                 progress
             }
-            Some(Coding::Undecided { core, deflate, mut seen }) => {
+            Some(Coding::Undecided { core, named, mut seen }) => {
                 seen.extend_from_slice(&bytes[..bytes.len().min(2)]);
                 self.held.push(bytes);
                 if seen.len() < 2 {
-                    self.coding = Some(Coding::Undecided { core, deflate, seen });
+                    self.coding = Some(Coding::Undecided { core, named, seen });
                     return Progress::More;
                 }
-                self.coding = Some(coding(core, deflate, seen[0], seen[1]));
+                self.coding = Some(coding(core, named, seen[0], seen[1]));
                 let mut progress = Progress::More;
                 for piece in std::mem::take(&mut self.held) {
                     progress = self.read(piece, pass);
@@ -421,15 +430,16 @@ fn push(to: &mut Vec<Bytes>, piece: Bytes) {
     }
 }
 
-fn coding(core: Core, deflate: bool, a: u8, b: u8) -> Coding {
+fn coding(core: Core, named: Named, a: u8, b: u8) -> Coding {
     let zlib = a & 0x0F == 8 && (u32::from(a) << 8 | u32::from(b)) % 31 == 0;
     // Proxies and recorders that decode a body sometimes forget to take the header away.
     let text =
         matches!(a, b'{' | b'[' | b'd' | b'e' | b':' | b'<' | b'\n' | b' ') && (b == b'\r' || b == b'\n' || b >= 0x20);
-    match (a, b, deflate) {
+    match (a, b, named) {
         (0x1F, 0x8B, _) => Coding::Gzip(Box::new(MultiGzDecoder::new(core))),
-        (_, _, true) if zlib => Coding::Zlib(Box::new(ZlibDecoder::new(core))),
-        (_, _, true) if !text => Coding::Deflate(Box::new(DeflateDecoder::new(core))),
+        (_, _, Named::Deflate) if zlib => Coding::Zlib(Box::new(ZlibDecoder::new(core))),
+        (_, _, Named::Deflate) if !text => Coding::Deflate(Box::new(DeflateDecoder::new(core))),
+        (_, _, Named::Other) if !text => Coding::Unreadable(core),
         _ => Coding::Identity(core),
     }
 }

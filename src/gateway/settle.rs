@@ -168,6 +168,7 @@ impl Crossing {
         .await;
         let facts = &self.asked.facts;
         let (input, output) = counted.unwrap_or((None, seen.output_bytes.div_ceil(3)));
+        let output = output.saturating_add(seen.hidden_tokens);
         let by_length = (facts.input_bytes.saturating_mul(2)).div_ceil(7);
         if wants_input {
             let images = facts.input_allowance;

@@ -2,6 +2,8 @@
 
 mod support;
 
+/// Recorded exchanges of real providers, replayed through the gateway.
+mod corpus;
 /// Calls through the gateway: what passes, what is recorded, what it cost.
 mod gateway;
 /// Input that is wrong on purpose: each gets a defined answer, bounded memory and a record.

@@ -294,13 +294,21 @@ impl Meter for ChatMeter {
         let mut obs = std::mem::take(&mut self.obs);
         obs.server_tool_calls = self.executed.len() as u32;
         obs.usage = whole_usage(self.usage.take(), self.breakdown.take());
+        // OpenAI leaves the count out where nothing was generated.
+        if let Some(usage) = obs.usage.as_mut().filter(|_| self.finished && obs.output_bytes == 0)
+            && usage.get(Component::OutputTokens).is_none()
+        {
+            usage.set(Component::OutputTokens, 0);
+        }
         obs.finish_reason_raw = obs.finish_reason_raw.filter(|_| self.finished);
         obs.finish_reason = obs.finish_reason_raw.as_deref().and_then(finish_reason);
         if let Some(tier) = &obs.service_tier {
             obs.price_context.insert("service_tier".into(), tier.clone());
         }
         // A stream without its marker is whole if it finished: Perplexity, Writer and GPUStack leave the marker out.
-        let finished = self.finished && (seen.end == End::Complete || obs.usage.is_some());
+        // One that ends inside an event is not.
+        let finished =
+            self.finished && seen.whole != Whole::Partial && (seen.end == End::Complete || obs.usage.is_some());
         let complete = if seen.streamed { self.done || finished } else { seen.whole == Whole::Complete };
         obs.verdict = crate::dialect::reading::verdict(&mut obs, &seen, complete);
         if obs.verdict == Verdict::Error && seen.status >= 400 {

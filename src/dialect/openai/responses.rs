@@ -18,6 +18,8 @@ use crate::domain::Component;
 
 /// Items told apart within one answer.
 const MAX_ITEMS: usize = 4096;
+/// Of a summary, roughly.
+const BYTES_PER_TOKEN: u64 = 4;
 
 const NAMES: &[&str] = &[
     "action",
@@ -25,6 +27,7 @@ const NAMES: &[&str] = &[
     "code",
     "content",
     "delta",
+    "encrypted_content",
     "environment",
     "error",
     "id",
@@ -56,6 +59,33 @@ struct Item {
     /// `local`, `container_reference`, …
     environment: Option<String>,
     refusal: bool,
+    sealed: Sealed,
+}
+
+/// Reasoning that passed encrypted: only its length says how much it was.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Sealed {
+    characters: u64,
+    /// The part of it that is envelope.
+    envelope: u64,
+}
+
+impl Sealed {
+    fn of(text: &Text<'_>) -> Sealed {
+        // OpenAI's and Bedrock's envelopes are large, xAI's is next to nothing.
+        let enveloped = text.text.starts_with("gAAAA") || text.text.starts_with("rsn_");
+        Sealed { characters: text.bytes, envelope: if enveloped { 850 } else { 0 } }
+    }
+
+    /// Tokens sealed in it: one for every 6.2 characters of base64, read off the reasoning counts that vendors state
+    /// beside it (OpenAI, Azure, Bedrock, xAI; recorded until 2026-11).
+    fn tokens(self) -> u64 {
+        if self.characters == 0 {
+            0
+        } else {
+            (self.characters.saturating_sub(self.envelope).saturating_mul(5) / 31).max(8)
+        }
+    }
 }
 
 impl Item {
@@ -101,11 +131,18 @@ pub struct ResponsesMeter {
     item: Item,
     output_index: Option<u64>,
     announced: BTreeMap<u64, Item>,
+    /// Bytes of summaries of the reasoning; the length of the sealed reasoning stands for them too.
+    summary_bytes: u64,
+    bytes_before: u64,
     /// The items of the response object of this event.
     listed: Vec<Item>,
     items: Vec<Item>,
     terminal: bool,
     streamed: bool,
+    /// Reasoning passed as text.
+    reasoned: bool,
+    /// There was reasoning of which nothing passed.
+    hidden: bool,
 }
 
 impl ResponsesMeter {
@@ -129,6 +166,9 @@ impl ResponsesMeter {
                 searches += u64::from(item.kind == "web_search_call" && search);
             }
         }
+        let sealed: u64 = items.iter().map(|item| item.sealed.tokens()).fold(0, u64::saturating_add);
+        self.obs.hidden_tokens = sealed.saturating_sub(self.summary_bytes / BYTES_PER_TOKEN);
+        self.hidden = items.iter().any(|item| item.kind == "reasoning") && sealed == 0 && !self.reasoned;
         let refused = items.iter().any(|i| i.refusal);
         self.obs.finish_reason = self.finish_reason(refused);
         if let Some(usage) = &mut self.obs.usage {
@@ -180,6 +220,7 @@ impl ResponsesMeter {
         match rest {
             [] => Want::Enter,
             [Key("type" | "name" | "action" | "environment" | "content" | "summary")] => Want::Enter,
+            [Key("encrypted_content")] => Want::Text(8),
             [Key("action" | "environment"), Key("type")] => Want::Enter,
             [Key("content" | "summary"), At(_)] => Want::Enter,
             [Key("content" | "summary"), At(_), Key("type" | "refusal")] => Want::Enter,
@@ -248,6 +289,7 @@ impl Sink for ResponsesMeter {
         match item {
             [Key("type")] => self.item.kind = text.text.to_string(),
             [Key("name")] => self.item.name = word(text.text),
+            [Key("encrypted_content")] => self.item.sealed = Sealed::of(&text),
             [Key("action"), Key("type")] => self.item.action = word(text.text),
             [Key("environment"), Key("type")] => self.item.environment = word(text.text),
             [Key("content"), At(_), Key("type")] => self.item.refusal |= text.text == "refusal",
@@ -315,8 +357,15 @@ impl Meter for ResponsesMeter {
             let next = self.announced.len() as u64;
             let index = self.output_index.unwrap_or(next);
             if self.announced.len() < MAX_ITEMS || self.announced.contains_key(&index) {
-                self.announced.insert(index, std::mem::take(&mut self.item));
+                let mut item = std::mem::take(&mut self.item);
+                item.sealed = item.sealed.max(self.announced.get(&index).map(|i| i.sealed).unwrap_or_default());
+                self.announced.insert(index, item);
             }
+        }
+        let passed = self.obs.output_bytes - std::mem::replace(&mut self.bytes_before, self.obs.output_bytes);
+        if kind.starts_with("response.reasoning") && passed > 0 {
+            self.reasoned = true;
+            self.summary_bytes = self.summary_bytes.saturating_add(passed);
         }
         let listed = std::mem::take(&mut self.listed);
         if !listed.is_empty() {
@@ -347,10 +396,31 @@ impl Meter for ResponsesMeter {
             obs.verdict = Verdict::Pending;
         }
         obs.usage_missing = obs.usage.is_none() && seen.status < 400 && obs.verdict != Verdict::Pending;
+        if obs.usage_missing && self.hidden {
+            flag(&mut obs.flags, "reasoning_unseen");
+        }
         obs
     }
 }
 
 fn is_terminal(event: &str) -> bool {
     matches!(event, "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(characters: usize, prefix: &str) -> u64 {
+        Sealed::of(&Text { text: prefix, bytes: characters as u64 }).tokens()
+    }
+
+    #[test]
+    fn the_length_of_sealed_reasoning_says_how_much_it_was() {
+        assert_eq!(sealed(0, ""), 0);
+        assert_eq!(sealed(100, "gAAAAABq"), 8, "an envelope with hardly anything in it");
+        assert_eq!(sealed(850 + 6_200, "gAAAAABq"), 1_000);
+        assert_eq!(sealed(620, "m3kGq0Lz"), 100);
+        assert!(sealed(usize::MAX, "gAAAAABq") > 1 << 50);
+    }
 }

@@ -64,6 +64,8 @@ impl Upstream {
         let own = upstream.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // Small pieces leave at once, as providers' do.
+                stream.set_nodelay(true).expect("a connected socket");
                 tokio::spawn(own.clone().connection(stream));
             }
         });
@@ -86,6 +88,11 @@ impl Upstream {
 
     pub fn seen(&self) -> Vec<Seen> {
         self.state.lock().unwrap().seen.clone()
+    }
+
+    /// The request that came last.
+    pub fn last_seen(&self) -> Option<Seen> {
+        self.state.lock().unwrap().seen.last().cloned()
     }
 
     /// How often the gateway hung up while an answer was under way.
