@@ -3,7 +3,8 @@
 //! hyper settles `Transfer-Encoding` beside `Content-Length` in favour of the first and closes afterwards; what we send on
 //! is framed anew, so nothing can be smuggled. But a request that two parties could read differently is refused rather
 //! than interpreted, and hyper has dropped the evidence by the time a handler runs. So the bytes are looked at as they
-//! pass: heads line by line, bodies only counted. The same watch ends connections that never finish their first line.
+//! pass: heads line by line, bodies only counted. The same watch ends connections whose first head does not come to its
+//! end, with an answer where the client speaks HTTP/1; later heads are hyper's to time.
 
 use std::future::Future;
 use std::io;
@@ -20,8 +21,10 @@ use tokio::time::Sleep;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_CHUNK_LINE: usize = 4 * 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-/// The first bytes of a connection must say which protocol it speaks within this time.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
+/// The first head of a connection must be whole within this time: shorter than hyper's own, which gives no answer.
+const FIRST_HEAD: Duration = Duration::from_secs(9);
+/// No dialect can be known without a path. SDKs retry 408 by themselves.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 113\r\nwb-deny: request_timeout\r\nconnection: close\r\n\r\n{\"error\":{\"code\":\"request_timeout\",\"message\":\"Weighbridge: the request's head must be whole within 9 seconds.\"}}\n";
 
 /// A connection whose requests are watched.
 pub struct Watched<T> {
@@ -33,7 +36,11 @@ pub struct Watched<T> {
 
 impl<T> Watched<T> {
     pub fn new(io: T) -> Watched<T> {
-        let deadline = Some(Box::pin(tokio::time::sleep(FIRST_BYTES)));
+        Watched::within(io, FIRST_HEAD)
+    }
+
+    fn within(io: T, first_head: Duration) -> Watched<T> {
+        let deadline = Some(Box::pin(tokio::time::sleep(first_head)));
         Watched { io, watch: Watch::default(), bad: Arc::default(), deadline }
     }
 
@@ -43,7 +50,7 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let this = &mut *self;
@@ -52,7 +59,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
                 if this.watch.feed(&buf.filled()[before..]) {
                     this.bad.store(true, Ordering::Release);
                 }
-                if this.watch.knows_protocol() {
+                if this.watch.past_first_head() {
                     this.deadline = None;
                 }
                 Poll::Ready(Ok(()))
@@ -60,6 +67,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
             Poll::Pending => {
                 let late = this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
                 if late {
+                    if this.watch.began() {
+                        // Nothing else has been written yet, so the socket takes it whole; if it does not, so be it.
+                        let _ = Pin::new(&mut this.io).poll_write(cx, TOO_SLOW);
+                        let _ = Pin::new(&mut this.io).poll_flush(cx);
+                    }
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no request came")));
                 }
                 Poll::Pending
@@ -107,23 +119,28 @@ enum At {
 
 struct Watch {
     at: At,
-    seen: usize,
+    past_first: bool,
 }
 
 impl Default for Watch {
     fn default() -> Watch {
-        Watch { at: At::Head(Vec::new()), seen: 0 }
+        Watch { at: At::Head(Vec::new()), past_first: false }
     }
 }
 
 impl Watch {
-    fn knows_protocol(&self) -> bool {
-        self.seen >= 24 || !matches!(&self.at, At::Head(head) if PREFACE.starts_with(head))
+    /// The first head is whole, or none is to be expected.
+    fn past_first_head(&self) -> bool {
+        self.past_first
+    }
+
+    /// Part of a first HTTP/1 head is here.
+    fn began(&self) -> bool {
+        matches!(&self.at, At::Head(head) if !self.past_first && !head.is_empty() && !PREFACE.starts_with(head))
     }
 
     /// Takes the next bytes; true if a head among them frames its body in two ways.
     fn feed(&mut self, mut bytes: &[u8]) -> bool {
-        self.seen = self.seen.saturating_add(bytes.len());
         while !bytes.is_empty() {
             let (used, next) = match &mut self.at {
                 At::Off => return false,
@@ -133,6 +150,7 @@ impl Watch {
                     (used, Step::More) => (used, None),
                     (used, Step::Next(at)) => (used, Some(at)),
                     (_, Step::Bad) => {
+                        self.past_first = true;
                         self.at = At::Off;
                         return true;
                     }
@@ -142,6 +160,7 @@ impl Watch {
             };
             bytes = &bytes[used..];
             if let Some(next) = next {
+                self.past_first = true;
                 self.at = next;
             }
         }
@@ -251,6 +270,8 @@ fn trailer_step(line: &mut usize, bytes: &[u8]) -> (usize, Option<At>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     /// Whether the bytes are noticed, whole and split at every place.
@@ -288,8 +309,47 @@ mod tests {
         check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", false);
         let mut watch = Watch::default();
         watch.feed(b"PRI * H");
-        assert!(!watch.knows_protocol());
-        watch.feed(b"OST");
-        assert!(watch.knows_protocol());
+        assert!(!watch.past_first_head() && !watch.began());
+        watch.feed(b"TTP/2.0");
+        assert!(watch.past_first_head());
+    }
+
+    #[tokio::test]
+    async fn a_first_head_that_trickles_in_is_answered_and_a_silent_connection_closed() {
+        for (sends, answered) in [(true, true), (false, false)] {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let reader = tokio::spawn(async move {
+                let mut watched = Watched::within(server, Duration::from_millis(200));
+                let mut bytes = Vec::new();
+                watched.read_to_end(&mut bytes).await.unwrap_err().kind()
+            });
+            let head = b"POST /openai/v1/chat/completions HTTP/1.1\r\n";
+            for byte in head.iter().filter(|_| sends) {
+                if client.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(reader.await.unwrap(), io::ErrorKind::TimedOut);
+            let answer = String::from_utf8(answer).unwrap();
+            assert_eq!(answer.starts_with("HTTP/1.1 408 "), answered, "{answer}");
+            if let Some((head, body)) = answer.split_once("\r\n\r\n") {
+                assert!(head.contains(&format!("content-length: {}", body.len())), "{head}: {}", body.len());
+                assert!(serde_json::from_str::<serde_json::Value>(body).is_ok(), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn once_a_head_is_whole_the_clock_stands_still() {
+        let mut watch = Watch::default();
+        watch.feed(b"GET / HTTP/1.1\r\nhost: x\r\n");
+        assert!(watch.began() && !watch.past_first_head());
+        watch.feed(b"\r\n");
+        assert!(watch.past_first_head());
+        watch.feed(b"GET / HT");
+        assert!(!watch.began());
     }
 }

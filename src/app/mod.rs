@@ -27,7 +27,7 @@ use tower::ServiceExt;
 use crate::api::{self, Api};
 use crate::config::{self, Declared};
 use crate::control::{self, By, ControlError};
-use crate::gateway::{Gateway, GatewayParts, Settings};
+use crate::gateway::{Gateway, GatewayParts, Settings, Upload};
 use crate::ledger::request::Request as LedgerRequest;
 use crate::store::clock::SystemClock;
 use crate::store::{Durability, Ledger, Options, StoreError};
@@ -68,17 +68,27 @@ pub fn open(server: &config::Server) -> Result<Ledger, StoreError> {
 
 /// Brings the catalogue to what a configuration declares. Returns what changed, in lines for people.
 pub async fn apply(ledger: &Ledger, declared: &Declared) -> Result<Vec<String>, ControlError> {
+    bring_about(ledger, declared).await.map(|(lines, _)| lines)
+}
+
+async fn bring_about(ledger: &Ledger, declared: &Declared) -> Result<(Vec<String>, control::Applied), ControlError> {
     let by = By::new("file", ledger.clock().now());
     let plan = control::plan(&ledger.catalogue(), declared, ledger.pepper(), by.at, false)?;
     let mut lines: Vec<String> = plan.lines.iter().map(ToString::to_string).collect();
     lines.extend(plan.warnings.iter().map(|w| format!("warning: {w}")));
-    control::apply(ledger, &by, plan).await?;
-    Ok(lines)
+    let applied = control::apply(ledger, &by, plan).await?;
+    lines.extend(applied.sealed.iter().map(|provider| format!("provider {provider}: the credential has changed")));
+    Ok((lines, applied))
 }
 
 impl App {
     /// Starts on an open ledger: binds both listeners and serves. Needs a tokio runtime.
     pub async fn start(server: &config::Server, ledger: Ledger) -> Result<App> {
+        App::start_with(server, ledger, Upload::default()).await
+    }
+
+    /// The same with other bounds of time for what callers send.
+    pub async fn start_with(server: &config::Server, ledger: Ledger, upload: Upload) -> Result<App> {
         install_crypto();
         let tls = server.tls.as_ref().map(|t| tls::acceptor(&t.cert, &t.key)).transpose()?;
         let https = tls.is_some();
@@ -92,6 +102,7 @@ impl App {
             ledger: ledger.clone(),
             settings: Settings {
                 max_body_bytes: server.max_body_bytes,
+                upload,
                 max_concurrent: server.max_concurrent,
                 help_base: Some(format!("{scheme}://{web_addr}")),
             },
@@ -115,6 +126,16 @@ impl App {
 
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Brings the catalogue to what a configuration declares, while calls go on. Returns what changed, in lines for
+    /// people.
+    pub async fn apply(&self, declared: &Declared) -> Result<Vec<String>, ControlError> {
+        let (lines, applied) = bring_about(&self.ledger, declared).await?;
+        if !applied.sealed.is_empty() {
+            self.gateway.credentials_changed();
+        }
+        Ok(lines)
     }
 
     /// Base URL of the gateway.

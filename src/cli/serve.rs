@@ -85,7 +85,7 @@ impl Command {
         };
         match Config::load(path) {
             Err(error) => tracing::error!(%error, "the configuration was not applied"),
-            Ok(config) => match app::apply(app.ledger(), &config.declared).await {
+            Ok(config) => match app.apply(&config.declared).await {
                 Err(error) => tracing::error!(%error, "the configuration was not applied"),
                 Ok(lines) if lines.is_empty() => tracing::info!("configuration applied: nothing changed"),
                 Ok(lines) => lines.iter().for_each(|line| tracing::info!("{line}")),

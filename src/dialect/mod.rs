@@ -89,8 +89,10 @@ pub struct CallFacts {
     pub unbounded: bool,
     /// Runs on at the vendor (`background: true`).
     pub job: bool,
-    /// The stored answer that is asked for.
+    /// The stored answer that is asked for, listed, cancelled or deleted.
     pub response_id: Option<String>,
+    /// The stored answer that this request goes on from: its text is read by the model.
+    pub continues: Option<String>,
     /// Modifiers of the price as asked for (`service_tier`, `speed`, …): the upper bound uses them; the answer's win.
     pub price_context: BTreeMap<String, String>,
     /// Hosted tools that have a fee per call, by component name, with the most calls that can happen if bounded.
@@ -117,6 +119,7 @@ impl CallFacts {
             unbounded: false,
             job: false,
             response_id: None,
+            continues: None,
             price_context: BTreeMap::new(),
             hosted_fees: Vec::new(),
             claimed: BTreeMap::new(),
@@ -165,6 +168,9 @@ pub enum Verdict {
     /// Accepted, runs on at the vendor: no usage yet.
     Pending,
 }
+
+/// [`Observation::error`] of a 200 that is no answer of the provider: a page of a proxy in between, most likely.
+pub const NOT_JSON: &str = "not_json";
 
 /// What was read out of an answer.
 #[derive(Clone, Debug, Default, PartialEq)]

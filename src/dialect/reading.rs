@@ -80,7 +80,7 @@ pub(super) fn verdict(obs: &mut Observation, seen: &Seen, complete: bool) -> Ver
         obs.error.get_or_insert_with(|| "error".into());
     } else if !seen.streamed && seen.whole == Whole::Malformed {
         // A page of a proxy in between, most likely.
-        obs.error.get_or_insert_with(|| "not_json".into());
+        obs.error.get_or_insert_with(|| super::NOT_JSON.into());
     }
     if obs.error.is_some() {
         Verdict::Error

@@ -8,7 +8,7 @@ use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};
 use super::reading::cut;
 
 /// Text counted exactly; the rest is extrapolated.
-const MAX_COUNTED: usize = 256 << 10;
+pub const MAX_COUNTED: usize = 256 << 10;
 /// Longer runs without white space are split: the merge of a run costs more than its length.
 const MAX_RUN: usize = 4 << 10;
 
@@ -23,6 +23,33 @@ pub fn count(model: &str, text: &str) -> u64 {
     let tokens = (u128::from(tokens) * text.len() as u128).div_ceil(head.len() as u128);
     let (by, of) = family.factor();
     u64::try_from((tokens * by).div_ceil(of)).unwrap_or(u64::MAX)
+}
+
+/// Whether [`count`] uses the model's own vocabulary, so that its count of a text of up to [`MAX_COUNTED`] bytes is no
+/// estimate: OpenAI's models by their names (the table of tiktoken, 2026-11), fine-tuned ones included. Not for others:
+/// a stand-in may count fewer tokens than are billed, and no bound may rest on that.
+pub fn is_exact(model: &str) -> bool {
+    let name = model.strip_prefix("openai/").unwrap_or(model).to_ascii_lowercase();
+    let name = name.strip_prefix("ft:").unwrap_or(&name);
+    const OWN: [&str; 14] = [
+        "gpt-3.5-turbo",
+        "gpt-35-turbo",
+        "gpt-4",
+        "gpt-4o",
+        "gpt-4.1",
+        "gpt-4.5",
+        "gpt-5",
+        "chatgpt-4o",
+        "text-embedding-3",
+        "text-embedding-ada-002",
+        "davinci-002",
+        "o1",
+        "o3",
+        "o4",
+    ];
+    // The name ends there or goes on with a version: `gpt-4-0613`, `gpt-5.2`, but not `gpt-40-clone` or `o1lama`.
+    let ends = |rest: &str| rest.is_empty() || rest.starts_with(['-', '.', ':', '@']);
+    OWN.iter().any(|own| name.strip_prefix(own).is_some_and(ends))
 }
 
 /// Tokens that providers put around a prompt and charge as input: marks, a preamble, the description of how to call
@@ -118,6 +145,26 @@ mod tests {
         assert_eq!(count("gpt-3.5-turbo", "hello world"), 2);
         assert_eq!(count("claude-opus-5", "hello world"), 3);
         assert_eq!(count("gpt-5.2", ""), 0);
+    }
+
+    #[test]
+    fn only_openais_own_models_are_counted_exactly() {
+        for model in ["gpt-5.2", "gpt-4o-mini", "gpt-4-0613", "o3", "o4-mini", "openai/gpt-4.1", "ft:gpt-4o:acme::x"] {
+            assert!(is_exact(model), "{model}");
+        }
+        for model in [
+            "claude-sonnet-5",
+            "llama-4",
+            "gpt-oss-120b",
+            "acme/gpt-4",
+            "gpt-40",
+            "o1lama",
+            "mistral-large",
+            "test-model",
+            "",
+        ] {
+            assert!(!is_exact(model), "{model}");
+        }
     }
 
     #[test]

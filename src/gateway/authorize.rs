@@ -1,7 +1,7 @@
 //! May it go: the writer decides, and its answer is durable before the first byte goes upstream.
 
-use crate::dialect::{Edit, Metering};
-use crate::domain::{Code, Limit, Metric, Micros, Money, Refusal};
+use crate::dialect::{Edit, Metering, tokens};
+use crate::domain::{Code, Limit, Metric, Money, Refusal};
 use crate::ledger::entry::Admit;
 use crate::ledger::request::{AdmitRequest, Admitted, Reply, Request};
 use crate::store::StoreError;
@@ -110,10 +110,15 @@ impl Gateway {
     }
 
     /// Counts the input's tokens exactly where the bound by bytes would be refused: counting costs half a millisecond per
-    /// 8 KiB, so it is done only where it may decide. The balances looked at are advice; the writer decides.
+    /// 8 KiB, so it is done only where it may decide, and where the count is no estimate, since it becomes the bound. The
+    /// balances looked at are advice; the writer decides.
     async fn count_if_it_decides(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &mut Asked) {
         let facts = &asked.facts;
         if facts.metering != Metering::Metered || facts.unbounded || !(asked.hard || asked.max_cost.is_some()) {
+            return;
+        }
+        let model = facts.model.clone().unwrap_or_default();
+        if !tokens::is_exact(&model) || facts.input_bytes > tokens::MAX_COUNTED as u64 {
             return;
         }
         let output = if facts.output_cap.is_none() && facts.output_cap_field.is_some() {
@@ -123,15 +128,13 @@ impl Gateway {
         };
         let per_token = asked.cost.per_output_token.unwrap_or_default();
         let need = asked.cost.fixed.saturating_add(per_token.times(output.saturating_mul(facts.choices.max(1))));
-        let affordable = self.affordable(snapshot, ticket.received_at, asked.max_cost);
+        let affordable = self.affordable(snapshot, ticket, asked);
         if affordable.is_none_or(|left| need <= left) {
             return;
         }
         let (dialect, facts_copy, body) = (asked.dialect, facts.clone(), asked.body.decoded.clone());
-        let model = facts.model.clone().unwrap_or_default();
-        let counted = tokio::task::spawn_blocking(move || {
-            crate::dialect::tokens::count(&model, &dialect.prompt_text(&facts_copy, &body))
-        });
+        let counted =
+            tokio::task::spawn_blocking(move || tokens::count(&model, &dialect.prompt_text(&facts_copy, &body)));
         if let Ok(counted) = counted.await
             && counted < facts.input_bytes.div_ceil(2)
         {
@@ -140,16 +143,17 @@ impl Gateway {
         }
     }
 
-    /// The least that any hard money budget or the caller's own limit leaves. Budgets that do not cover the call may be
-    /// among them: counting once too often is all that costs.
-    fn affordable(&self, snapshot: &Snapshot, at: Micros, max_cost: Option<Money>) -> Option<Money> {
-        let balances = self.inner.ledger.balances(at);
+    /// The least that the hard money budgets on the call and the caller's own limit leave.
+    fn affordable(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> Option<Money> {
+        let who = ticket.who.as_ref()?;
+        let balances = self.inner.ledger.balances(ticket.received_at);
         let left = |id: &str, limit: Limit| {
             let used: i128 = balances.iter().filter(|b| b.budget == id).map(|b| b.posted + b.held).max().unwrap_or(0);
             Money(limit.amount - used)
         };
-        let budgets = snapshot.hard.iter().filter(|b| b.limit.metric == Metric::Usd).map(|b| left(&b.id, b.limit));
-        budgets.chain(max_cost).min()
+        let covering = classify::hard_budgets(snapshot, who, &asked.provider, &asked.facts);
+        let budgets = covering.filter(|b| b.limit.metric == Metric::Usd).map(|b| left(&b.id, b.limit));
+        budgets.chain(asked.max_cost).min()
     }
 }
 

@@ -17,16 +17,27 @@ use crate::domain::{Code, Refusal};
 
 /// Pieces of an answer on their way to a caller who reads slowly; beyond, the upstream is not read on.
 const PIECES: usize = 4;
-/// A request body must move on within this time …
-const PROGRESS: Duration = Duration::from_secs(30);
-/// … and be there within this one.
-const UPLOAD: Duration = Duration::from_secs(120);
 /// A compressed body may grow by this factor; small ones by more.
 const MAX_RATIO: u64 = 100;
 const SMALL: u64 = 1024 * 1024;
 /// What is still read of a body that was refused, so that the caller gets to read why.
 const DISCARD_BYTES: usize = 64 * 1024 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// How long a request body may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// It must move on within this time …
+    pub idle: Duration,
+    /// … and be there within this one, however steadily it trickles.
+    pub whole: Duration,
+}
+
+impl Default for Upload {
+    fn default() -> Upload {
+        Upload { idle: Duration::from_secs(30), whole: Duration::from_secs(120) }
+    }
+}
 
 /// The body of an answer.
 pub enum Body {
@@ -76,9 +87,9 @@ pub struct RequestBody {
 }
 
 /// Reads a request body of at most `limit` bytes, twice that once decompressed.
-pub async fn read(body: Incoming, headers: &HeaderMap, limit: u64) -> Result<RequestBody, Refusal> {
+pub async fn read(body: Incoming, headers: &HeaderMap, limit: u64, upload: Upload) -> Result<RequestBody, Refusal> {
     let encoding = encoding(headers)?;
-    let raw = collect(body, headers, limit).await?;
+    let raw = collect(body, headers, limit, upload).await?;
     let Some(encoding) = encoding.filter(|_| !raw.is_empty()) else {
         return Ok(RequestBody { decoded: raw.clone(), raw });
     };
@@ -89,23 +100,26 @@ pub async fn read(body: Incoming, headers: &HeaderMap, limit: u64) -> Result<Req
     Ok(RequestBody { raw, decoded })
 }
 
-async fn collect(mut body: Incoming, headers: &HeaderMap, limit: u64) -> Result<Bytes, Refusal> {
+async fn collect(mut body: Incoming, headers: &HeaderMap, limit: u64, upload: Upload) -> Result<Bytes, Refusal> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if declared.is_some_and(|n| n > limit) {
         tokio::spawn(discard(body));
         return Err(too_large(limit));
     }
     let slow = || {
-        let message =
-            "Weighbridge: the request body came too slowly: it must move within 30 s and be whole within 120 s.";
+        let message = format!(
+            "Weighbridge: the request body came too slowly: it must move on within {} s and be whole within {} s.",
+            upload.idle.as_secs_f32(),
+            upload.whole.as_secs_f32()
+        );
         Refusal::new(Code::RequestTimeout, message)
     };
-    let whole_by = Instant::now() + UPLOAD;
+    let whole_by = Instant::now() + upload.whole;
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     let mut size = 0u64;
     loop {
-        let by = whole_by.min(Instant::now() + PROGRESS);
+        let by = whole_by.min(Instant::now() + upload.idle);
         let frame = match timeout_at(by, body.frame()).await {
             Err(_) => return Err(slow()),
             Ok(None) => break,

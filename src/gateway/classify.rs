@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Uri};
 
 use crate::dialect::{CallFacts, Dialect, Metering, RequestHead};
 use crate::domain::catalogue::covers;
-use crate::domain::{Attribution, Code, Component, Dimension, Money, Provider, Refusal};
+use crate::domain::{Attribution, Budget, Code, Component, Dimension, Money, Provider, Refusal};
 use crate::policy;
 use crate::pricing::{PriceBook, PriceContext, UpperBound};
 
@@ -118,7 +118,10 @@ impl Gateway {
 
         let judged = judge(snapshot, caller, &target.provider, ticket.who.as_ref().unwrap_or(&caller.who), &facts)?;
         let max_cost = max_cost(&head.headers)?;
-        let hard = covered_by_hard(snapshot, ticket.who.as_ref().unwrap_or(&caller.who), &target.provider, &facts);
+        self.refuse_foreign(ticket.who.as_ref().unwrap_or(&caller.who), &target.provider, &facts)?;
+        let hard = hard_budgets(snapshot, ticket.who.as_ref().unwrap_or(&caller.who), &target.provider, &facts)
+            .next()
+            .is_some();
         let whole_window = hard && facts.unbounded && !judged.allow_unbounded;
         let cost = bound(&snapshot.prices, &target.provider, &facts, ticket.received_at, None, whole_window);
         Ok(Asked {
@@ -144,13 +147,33 @@ impl Gateway {
         dialect: &'static dyn Dialect,
         facts: &CallFacts,
     ) -> Result<Arc<Provider>, Refusal> {
-        if let Some(id) = &facts.response_id {
+        if let Some(id) = facts.response_id.as_ref().or(facts.continues.as_ref()) {
             let mut family = snapshot.providers.iter().filter(|p| route::speaks(p, dialect));
             if let Some(known) = family.find(|p| self.inner.ledger.response(&p.id, id).is_some()) {
                 return Ok(known.clone());
             }
         }
         route::choose(&snapshot.providers, dialect, facts.model.as_deref()).cloned()
+    }
+
+    /// Refuses stored answers of other services: all share the provider's credential, so the provider would hand them
+    /// over. Those we do not know pass: they were made elsewhere, or before us.
+    fn refuse_foreign(&self, who: &Attribution, provider: &Provider, facts: &CallFacts) -> Result<(), Refused> {
+        for id in facts.response_id.iter().chain(&facts.continues) {
+            let Some(known) = self.inner.ledger.response(&provider.id, id) else { continue };
+            let call = self.inner.ledger.call(known.call).map_err(|error| {
+                tracing::error!(%error, "the call of a stored answer could not be read");
+                super::authorize::journal_unavailable()
+            })?;
+            let owner = call.and_then(|c| c.who).map(|w| w.service);
+            if owner.is_some_and(|owner| owner != who.service) {
+                let shown: String = id.chars().take(64).collect();
+                let message = format!("Weighbridge: this service has no stored response '{shown}'.");
+                let detail = Some("response_of_another_service".to_owned());
+                return Err(Refused { detail, ..Refused::with(Code::UnknownPath, message) });
+            }
+        }
+        Ok(())
     }
 
     /// The keyed fingerprint of a request: tells a retry or a loop from a new request, and says nothing else.
@@ -189,9 +212,15 @@ fn value<'a>(who: &'a Attribution, provider: &'a str, model: Option<&'a str>, di
     }
 }
 
-fn covered_by_hard(snapshot: &Snapshot, who: &Attribution, provider: &Provider, facts: &CallFacts) -> bool {
+/// The budgets that may refuse the call.
+pub(super) fn hard_budgets<'a>(
+    snapshot: &'a Snapshot,
+    who: &'a Attribution,
+    provider: &'a Provider,
+    facts: &'a CallFacts,
+) -> impl Iterator<Item = &'a Arc<Budget>> {
     let of = |d| value(who, &provider.id, facts.model.as_deref(), d);
-    snapshot.hard.iter().any(|budget| covers(&budget.matches, of))
+    snapshot.hard.iter().filter(move |budget| covers(&budget.matches, of))
 }
 
 /// Asks the policies; what they allow beside the model comes back.

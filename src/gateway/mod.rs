@@ -21,6 +21,7 @@ mod replay;
 mod route;
 mod settle;
 mod snapshot;
+mod spent;
 mod throttle;
 mod ticket;
 
@@ -45,7 +46,7 @@ use self::snapshot::{Snapshot, Snapshots};
 use self::throttle::Throttle;
 use self::ticket::Ticket;
 
-pub use self::body::Body;
+pub use self::body::{Body, Upload};
 pub use self::snapshot::Secrets;
 
 /// Most upstreams read on for their usage after their callers left.
@@ -69,6 +70,8 @@ pub struct GatewayParts {
 pub struct Settings {
     /// Largest request body, in bytes.
     pub max_body_bytes: u64,
+    /// How long a request body may take.
+    pub upload: Upload,
     /// Most calls under way at once.
     pub max_concurrent: u32,
     /// Where the pages are that explain refusals: `http://127.0.0.1:8701`.
@@ -77,7 +80,12 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { max_body_bytes: 32 * 1024 * 1024, max_concurrent: 20_000, help_base: None }
+        Settings {
+            max_body_bytes: 32 * 1024 * 1024,
+            upload: Upload::default(),
+            max_concurrent: 20_000,
+            help_base: None,
+        }
     }
 }
 
@@ -149,11 +157,12 @@ impl Gateway {
         let caller = self.identify(&snapshot, ticket, &head)?;
         let route = found?;
         if let Route::Own(path) = &route {
-            return self.own(&caller, &head, path, &snapshot);
+            return self.own(&caller, &head, path, &snapshot).await;
         }
         refuse_upgrade(&head.headers)?;
         let place = self.inner.under_way.clone().try_acquire_owned().map_err(|_| full())?;
-        let body = body::read(body, &head.headers, self.inner.settings.max_body_bytes).await?;
+        let body =
+            body::read(body, &head.headers, self.inner.settings.max_body_bytes, self.inner.settings.upload).await?;
         ticket.read_at = Instant::now();
         let natural = matches!(route, Route::Natural { .. });
         let asked = self.classify(&snapshot, ticket, &caller, route, &head, body)?;
@@ -213,6 +222,11 @@ impl Gateway {
 
     fn replays(&self) -> MutexGuard<'_, Replays> {
         self.inner.replays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Credentials of providers have changed in the store: the next call reads them anew.
+    pub fn credentials_changed(&self) {
+        self.inner.snapshots.rotated();
     }
 
     /// Calls under way.

@@ -133,7 +133,7 @@ impl Crossing {
         let (out, body) = Body::pieces();
         let mut answer = Response::new(body);
         *answer.status_mut() = head.status;
-        *answer.headers_mut() = self.answer_headers(&head.headers, drop_usage);
+        *answer.headers_mut() = self.answer_headers(&head.headers, events || (drop_usage && status < 300));
         let _ = reply.send(Ok(answer));
 
         let mut flow = Flow {
@@ -222,13 +222,14 @@ impl Crossing {
         }
     }
 
-    fn answer_headers(&self, upstream: &HeaderMap, drop_usage: bool) -> HeaderMap {
+    /// The answer's head. Its length is passed on unless bytes may change: of events one may be dropped, or an error added.
+    fn answer_headers(&self, upstream: &HeaderMap, may_change: bool) -> HeaderMap {
         let mut headers = headers::to_caller(upstream);
-        if !drop_usage && !self.ticket.trailers {
-            if let Some(length) = upstream.get(header::CONTENT_LENGTH) {
+        if !self.ticket.trailers {
+            if let Some(length) = upstream.get(header::CONTENT_LENGTH).filter(|_| !may_change) {
                 headers.insert(header::CONTENT_LENGTH, length.clone());
             }
-        } else if self.ticket.trailers {
+        } else {
             headers.insert(header::TRAILER, HeaderValue::from_static("wb-cost-usd"));
         }
         self.explain(&mut headers, None);

@@ -17,6 +17,7 @@ use super::identify::Caller;
 use super::refuse::{Refused, put};
 use super::route;
 use super::snapshot::Snapshot;
+use super::spent;
 use super::ticket::Ticket;
 
 impl Gateway {
@@ -37,7 +38,7 @@ impl Gateway {
     }
 
     /// `/wb/v1/…` for the caller's own key.
-    pub(super) fn own(
+    pub(super) async fn own(
         &self,
         caller: &Caller,
         head: &Parts,
@@ -49,7 +50,7 @@ impl Gateway {
         }
         match path.split_once('/') {
             Some(("calls", id)) => self.own_call(caller, id),
-            None if path == "spend" => Ok(self.own_spend(caller, snapshot)),
+            None if path == "spend" => self.own_spend(caller, snapshot).await,
             _ => Err(Refused::with(Code::UnknownPath, "Weighbridge: there is /wb/v1/calls/{id} and /wb/v1/spend.")),
         }
     }
@@ -67,9 +68,19 @@ impl Gateway {
         Ok(json_answer(StatusCode::OK, &serde_json::to_value(CallView::from(&own)).unwrap_or_default()))
     }
 
-    /// What the budgets that count this key's calls have used and have left.
-    fn own_spend(&self, caller: &Caller, snapshot: &Snapshot) -> Response<Body> {
+    /// What this key and its service have spent, and what the budgets that count its calls have used and have left.
+    async fn own_spend(&self, caller: &Caller, snapshot: &Snapshot) -> Result<Response<Body>, Refused> {
         let now = self.now();
+        let (ledger, zone) = (self.inner.ledger.clone(), snapshot.catalogue.organisation.time_zone.clone());
+        let of = caller.who.clone();
+        let summed = tokio::task::spawn_blocking(move || spent::spent(&ledger, &of, &zone, now)).await;
+        let spent = match summed {
+            Ok(Ok(spent)) => spent,
+            failed => {
+                tracing::error!(error = ?failed.map(drop), "a caller's spend could not be added up");
+                return Err(super::authorize::journal_unavailable());
+            }
+        };
         let who = &caller.who;
         let of = |d: Dimension| match d {
             Dimension::Service | Dimension::Principal | Dimension::ChargedTo => Some(who.service.as_str()),
@@ -112,9 +123,12 @@ impl Gateway {
             })
             .collect();
         let body = json!({
-            "credential": who.credential, "service": who.service, "environment": who.environment, "as_of": now, "budgets": budgets,
+            "credential": who.credential, "service": who.service, "environment": who.environment,
+            "as_of": now, "as_of_seq": spent.as_of.seq, "time_zone": snapshot.catalogue.organisation.time_zone,
+            "spent": {"key": spent.key, "service": spent.service},
+            "budgets": budgets,
         });
-        json_answer(StatusCode::OK, &body)
+        Ok(json_answer(StatusCode::OK, &body))
     }
 }
 

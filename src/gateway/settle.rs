@@ -2,11 +2,12 @@
 //!
 //! The provider's own usage wins. Where it is missing (the caller hung up, the upstream died, a stream without usage) the
 //! tokens that passed are counted and the call says so. What the provider refused before any byte costs nothing; what has
-//! no price has no cost, which is not zero. A background response stays open until its result is fetched.
+//! no price has no cost, which is not zero. An error inside a 200 is no refusal: the request was taken, so its input is counted
+//! (`provider-usage.md` 10), unless the answer is no answer of the provider at all but a page from in between. A background response stays open until its result is fetched.
 
 use std::time::{Duration, Instant};
 
-use crate::dialect::{End, Metering, Observation, Verdict, tokens};
+use crate::dialect::{End, Metering, NOT_JSON, Observation, Verdict, tokens};
 use crate::domain::call::CostLine;
 use crate::domain::{Component, CostBasis, Micros, Money, Outcome, Provider, Usage, UsageBasis};
 use crate::ledger::entry::{Erasable, Settle};
@@ -135,8 +136,8 @@ impl Crossing {
             return Weighed { usage: with_total_writes(usage.clone()), basis: UsageBasis::Vendor };
         }
         let refused = ending.status.is_some_and(|s| s >= 300);
-        let failed_at_once = ending.status.is_some() && seen.verdict == Verdict::Error && seen.output_bytes == 0;
-        if stated.is_none() && (refused || failed_at_once || !ending.sent) {
+        let a_page = seen.error.as_deref() == Some(NOT_JSON) && seen.output_bytes == 0;
+        if stated.is_none() && (refused || a_page || !ending.sent) {
             return nothing;
         }
         let (usage, basis) = self.count(stated.unwrap_or_default(), seen).await;
@@ -290,7 +291,8 @@ impl Crossing {
             http_status: ending.status,
             model_served: seen.model.clone(),
             provider_request_id: seen.provider_request_id.clone().or_else(|| ending.provider_request_id.clone()),
-            response_id: seen.response_id.clone(),
+            // The call that made an answer has its id, not those that fetch it again: whose it is hangs on that.
+            response_id: seen.response_id.clone().filter(|_| self.asked.facts.metering == Metering::Metered),
             finish_reason: seen.finish_reason.map(str::to_owned),
             service_tier: seen.service_tier.clone(),
             usage,

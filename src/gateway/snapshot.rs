@@ -1,10 +1,11 @@
 //! What every call reads and none changes: the catalogue in the order it is used in, prices, providers' credentials.
 //!
 //! Rebuilt when the catalogue's revision moves. Credentials of providers are not in the catalogue; they are read again
-//! after a few seconds too, so that a rotated one is used without a restart.
+//! when they are said to have changed, and after a few seconds in any case, so that a rotated one is used without a restart.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub hard: Vec<Arc<Budget>>,
     secrets: HashMap<String, Arc<SecretString>>,
     made: Instant,
+    /// Of how many changes of credentials it knows.
+    rotation: u64,
 }
 
 impl Snapshot {
@@ -41,11 +44,17 @@ impl Snapshot {
 pub struct Snapshots {
     current: ArcSwapOption<Snapshot>,
     secrets: Secrets,
+    rotations: AtomicU64,
 }
 
 impl Snapshots {
     pub fn new(secrets: Secrets) -> Snapshots {
-        Snapshots { current: ArcSwapOption::empty(), secrets }
+        Snapshots { current: ArcSwapOption::empty(), secrets, rotations: AtomicU64::new(0) }
+    }
+
+    /// A credential has changed: no call from now on uses what was read before.
+    pub fn rotated(&self) {
+        self.rotations.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The snapshot for this catalogue.
@@ -53,6 +62,7 @@ impl Snapshots {
         let current = self.current.load_full();
         if let Some(snapshot) = &current
             && snapshot.catalogue.revision == catalogue.revision
+            && snapshot.rotation == self.rotations.load(Ordering::Acquire)
             && snapshot.made.elapsed() < SECRETS_FOR
         {
             return snapshot.clone();
@@ -63,6 +73,7 @@ impl Snapshots {
     }
 
     fn make(&self, catalogue: Arc<Catalogue>, before: Option<&Snapshot>) -> Snapshot {
+        let rotation = self.rotations.load(Ordering::Acquire);
         let providers: Vec<_> = catalogue.providers_in_order().into_iter().cloned().collect();
         let secrets = providers.iter().filter_map(|p| Some((p.id.clone(), Arc::new((self.secrets)(&p.id)?)))).collect();
         let prices = match before {
@@ -77,6 +88,7 @@ impl Snapshots {
             secrets,
             catalogue,
             made: Instant::now(),
+            rotation,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A commit is one redb transaction with one block. What arrives while it is under way shares the next one (group
 //! commit); when nothing is under way the first request commits at once. `strict` answers after the commit; `relaxed`
-//! answers once decided and commits within 50 ms.
+//! answers what belongs to a call once it is decided, and commits within 50 ms. What is declared is answered after the
+//! commit in any case: who was told that a key exists, or is revoked, may rely on it at once.
 //!
 //! The state in memory may be one block ahead of the disk, never more, and nobody is told about it before the block is
 //! there. When a commit fails everything not on disk is forgotten: the files are opened again, the state is made anew from
@@ -233,7 +234,7 @@ impl Writer {
         permit: OwnedSemaphorePermit,
     ) {
         match self.take(request) {
-            Ok(reply) if self.durability == Durability::Relaxed => {
+            Ok(reply) if self.durability == Durability::Relaxed && is_of_a_call(request) => {
                 self.answered += 1;
                 let _ = answer.send(Ok(reply));
             }
@@ -611,4 +612,9 @@ fn never_sent() -> Settle {
 /// Locks whatever a panic left locked: the state is made anew after one.
 pub fn unpoisoned<T>(result: Result<T, PoisonError<T>>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `relaxed` may answer ahead of the disk.
+fn is_of_a_call(request: &Request) -> bool {
+    matches!(request, Request::Admit(_) | Request::Settle { .. } | Request::Deny { .. } | Request::Job { .. })
 }

@@ -4,6 +4,8 @@ mod support;
 
 /// Recorded exchanges of real providers, replayed through the gateway.
 mod corpus;
+/// The edges of a call's life: slow and leaving clients, a failing journal, what is booked when things break off.
+mod edges;
 /// Calls through the gateway: what passes, what is recorded, what it cost.
 mod gateway;
 /// Input that is wrong on purpose: each gets a defined answer, bounded memory and a record.

@@ -46,8 +46,8 @@ pub fn read(
     body: &[u8],
 ) -> Result<CallFacts, DialectError> {
     let mut facts = CallFacts::of(endpoint, metering);
+    facts.response_id = stored_answer(endpoint, head.path);
     if metering == Metering::Retrieval {
-        facts.response_id = head.path.split('/').rfind(|p| !p.is_empty()).map(str::to_string);
         facts.stream = head.query.is_some_and(|q| q.split('&').any(|p| p == "stream=true"));
         return Ok(facts);
     }
@@ -75,12 +75,26 @@ pub fn read(
     tools(&members, &mut facts);
     facts.job = members.truth("background").ok().flatten().unwrap_or(false);
     let stored = ["previous_response_id", "conversation"].iter().any(|n| members.get(n).is_some());
+    facts.continues = members.text("previous_response_id").ok().flatten();
     facts.unbounded |= stored || templated;
     if let Ok(Some(tier)) = members.text("service_tier") {
         facts.price_context.insert("service_tier".into(), tier);
     }
     claims(&members, &mut facts.claimed);
     Ok(facts)
+}
+
+/// The id in `…/responses/{id}` and below it.
+fn stored_answer(endpoint: &str, path: &str) -> Option<String> {
+    if !["responses.retrieve", "responses.input_items", "responses.cancel", "responses.delete"].contains(&endpoint) {
+        return None;
+    }
+    let mut parts = path.split('/').filter(|p| !p.is_empty()).rev();
+    let id = match endpoint {
+        "responses.input_items" | "responses.cancel" => parts.nth(1),
+        _ => parts.next(),
+    };
+    id.map(str::to_string)
 }
 
 /// Azure's deployment stands in the path: `/openai/deployments/{d}/…`.

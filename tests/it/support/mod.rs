@@ -15,6 +15,7 @@ use weighbridge::domain::{
     Budget, Call, CallId, Change, Component, Enforcement, Environment, Filter, Key, Limit, Metric, Money, PeriodKind,
     PriceOverride, ServiceKind,
 };
+use weighbridge::gateway::Upload;
 use weighbridge::ledger::request::{Reply, Request};
 use weighbridge::store::clock::SystemClock;
 use weighbridge::store::{Durability, Ledger, Options};
@@ -43,6 +44,7 @@ pub struct Setup {
     pub caller_fields: Vec<&'static str>,
     pub server: Server,
     pub provider_dialect: &'static str,
+    pub upload: Upload,
 }
 
 impl Default for Setup {
@@ -55,6 +57,7 @@ impl Default for Setup {
             caller_fields: vec!["workflow", "run"],
             server: server(),
             provider_dialect: "openai",
+            upload: Upload::default(),
         }
     }
 }
@@ -191,7 +194,7 @@ impl TestApp {
         for id in ["openai", "anthropic"] {
             ledger.core().put_secret(&format!("provider/{id}"), &PROVIDER_KEY.into(), now).expect("a secret is kept");
         }
-        let app = App::start(&setup.server, ledger).await.expect("the app starts");
+        let app = App::start_with(&setup.server, ledger, setup.upload).await.expect("the app starts");
         TestApp { app, upstream, key: secret.expose().to_owned() }
     }
 
