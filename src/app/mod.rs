@@ -77,7 +77,7 @@ async fn bring_about(ledger: &Ledger, declared: &Declared) -> Result<(Vec<String
     let mut lines: Vec<String> = plan.lines.iter().map(ToString::to_string).collect();
     lines.extend(plan.warnings.iter().map(|w| format!("warning: {w}")));
     let applied = control::apply(ledger, &by, plan).await?;
-    lines.extend(applied.sealed.iter().map(|provider| format!("provider {provider}: the credential has changed")));
+    lines.extend(applied.sealed.iter().map(|provider| format!("provider {provider}: another credential from now on")));
     Ok((lines, applied))
 }
 

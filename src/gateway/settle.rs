@@ -291,8 +291,7 @@ impl Crossing {
             http_status: ending.status,
             model_served: seen.model.clone(),
             provider_request_id: seen.provider_request_id.clone().or_else(|| ending.provider_request_id.clone()),
-            // The call that made an answer has its id, not those that fetch it again: whose it is hangs on that.
-            response_id: seen.response_id.clone().filter(|_| self.asked.facts.metering == Metering::Metered),
+            response_id: seen.response_id.clone(),
             finish_reason: seen.finish_reason.map(str::to_owned),
             service_tier: seen.service_tier.clone(),
             usage,

@@ -77,7 +77,7 @@ async fn every_recorded_exchange_is_weighed_and_reaches_the_caller_as_it_was() {
     for row in rows.iter().filter(|row| !is_retrieval(row)) {
         let passed = replay.call(row, Ending::Whole).await;
         let mut wrong = expected::bytes(&passed);
-        wrong.extend(expected::record(row, &passed.call));
+        wrong.extend(expected::record(row, &passed));
         *bases.entry(passed.call.cost_basis.name()).or_default() += 1;
         score.note(row, wrong);
     }

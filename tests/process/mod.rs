@@ -1,6 +1,9 @@
 //! A real gateway process in front of a sandbox in this one: for tests that kill it, or ask of it what only a whole
 //! process can show.
 
+// Each test binary uses its part.
+#![allow(dead_code)]
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -77,12 +80,17 @@ secret = "{secret}"
         self.folder.path().join("data")
     }
 
+    /// Those of gateway and web.
+    pub fn ports(&self) -> [u16; 2] {
+        self.listen
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("serve.log")
     }
 
-    /// Starts the process and waits until it says that it is ready.
-    pub async fn serve(&self) -> Served {
+    /// The configuration, with `declared` as it is now.
+    pub fn write_config(&self) -> PathBuf {
         let config = self.folder.path().join("weighbridge.toml");
         let server = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\nweb_listen = \"127.0.0.1:{}\"\ndata_dir = \"{}\"\n",
@@ -91,6 +99,12 @@ secret = "{secret}"
             self.data().display()
         );
         std::fs::write(&config, server + &self.declared).unwrap();
+        config
+    }
+
+    /// Starts the process and waits until it says that it is ready.
+    pub async fn serve(&self) -> Served {
+        let config = self.write_config();
         let log = File::create(self.log()).unwrap();
         let child = Command::new(binary())
             .args(["serve", "--config"])
@@ -132,6 +146,24 @@ impl Served {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Sends a signal by its name: `TERM`, `HUP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success(), "kill -{name}");
+    }
+
+    /// Waits for the end, at most half a minute; the exit code.
+    pub async fn exit(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the process did not end within 30 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

@@ -135,7 +135,9 @@ impl Delta {
         self.count(base, &call, Bucket::subtract)?;
         change(&mut call);
         self.count(base, &call, Bucket::add)?;
-        if let (Some(provider), Some(response)) = (&call.provider, &call.response_id) {
+        if let (Some(provider), Some(response)) = (&call.provider, &call.response_id)
+            && makes_answers(&call)
+        {
             self.responses.insert((provider.clone(), response.clone()), call.seq);
         }
         self.calls.insert(call.seq, call);
@@ -310,4 +312,10 @@ fn interrupted(call: &mut Call, entry: &Entry, cost: Option<Money>) {
     call.usage_basis = UsageBasis::Estimated;
     call.cost = sum(call.cost, cost, call.attempts <= 1);
     call.cost_basis = if call.cost.is_some() { CostBasis::Estimated } else { CostBasis::Unpriced };
+}
+
+/// Whether the answer whose id a call has is its own: those that fetch, list, cancel or delete a stored one
+/// (`responses.retrieve` …) have its id too, but whose it is hangs on the call that made it.
+fn makes_answers(call: &Call) -> bool {
+    !call.unmetered && !call.endpoint.starts_with("responses.")
 }

@@ -54,7 +54,8 @@ fn without_usage_chunk(body: &[u8]) -> Vec<u8> {
 }
 
 /// Everything that a settled call says of a recorded answer.
-pub fn record(row: &Value, call: &Call) -> Vec<String> {
+pub fn record(row: &Value, passed: &Passed) -> Vec<String> {
+    let call = &passed.call;
     let mut wrong = head(row, call);
     wrong.extend(cost(call));
     let expected = &row["expected"];
@@ -63,6 +64,10 @@ pub fn record(row: &Value, call: &Call) -> Vec<String> {
         "not_inference" => wrong.extend(differ("usage", UsageBasis::None, call.usage_basis)),
         "ok_no_usage" if call.endpoint != "organization" => wrong.extend(counted(call)),
         _ => wrong.extend(usage(row, call)),
+    }
+    // What failed before anything was generated has its input counted, and no output.
+    if !passed.generated {
+        wrong.retain(|what| what != "output_total is zero");
     }
     wrong
 }
