@@ -1,20 +1,29 @@
 //! `/metrics` for Prometheus: what was called, refused and spent, and how the store keeps up.
 //!
-//! Labels are providers, environments, outcomes, codes, directions and budgets: all declared or fixed, so that no caller
-//! can grow the number of series. Amounts here are floating point because the format is; reports are exact.
+//! Nothing is counted on the way: a scrape reads the views and the store and writes what they say, so that it agrees with
+//! the reports. Labels are providers, environments, outcomes, codes, directions and budgets: all declared or fixed, so
+//! that no caller can grow the number of series. Amounts here are floating point because the format is; reports are exact.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, EncodeMetric, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
 
 use crate::domain::time::QUARTER;
 use crate::domain::{Code, Component, Dimension, Filter, Match, Money, Outcome};
 use crate::rollup::{Measures, quarter_of};
-use crate::store::StoreError;
+use crate::store::{Gauges, StoreError};
 
 use super::{Api, ApiError};
 
@@ -38,81 +47,221 @@ struct Kept {
 }
 
 pub async fn show(State(api): State<Api>) -> Result<Response, ApiError> {
-    let text = api.blocking(|api| Ok(render(api)?)).await?;
+    let scrape = api.blocking(|api| Ok(Scrape::take(api)?)).await?;
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(scrape));
+    let mut out = String::new();
+    text::encode(&mut out, &registry).map_err(|_| ApiError::internal("the metrics could not be written"))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], out).into_response())
 }
 
-fn render(api: &Api) -> Result<String, StoreError> {
-    let (sums, refusals) = collect(api)?;
-    let mut out = Page::default();
-    out.family("weighbridge_calls", "counter", "Calls that have ended, by provider, environment and outcome");
-    for ((provider, environment, outcome), m) in &sums {
-        let n = m.calls + m.refused;
-        out.sample(
-            "weighbridge_calls_total",
-            &[("provider", provider), ("environment", environment), ("outcome", outcome)],
-            n,
-        );
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct Calls {
+    provider: String,
+    environment: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct Provider {
+    provider: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct Tokens {
+    provider: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct Refusals {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct Budget {
+    budget: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// What there is to say at one instant.
+#[derive(Debug)]
+struct Scrape {
+    sums: Sums,
+    refusals: BTreeMap<Code, u64>,
+    gauges: Gauges,
+    healthy: bool,
+    entries: u64,
+    /// Settled and held, over the limit.
+    budgets: Vec<(String, f64)>,
+    process: Process,
+}
+
+impl Scrape {
+    fn take(api: &Api) -> Result<Scrape, StoreError> {
+        let (sums, refusals) = collect(api)?;
+        let catalogue = api.ledger.catalogue();
+        let mut budgets = Vec::new();
+        for balance in api.ledger.balances(api.ledger.clock().now()) {
+            let limit = catalogue.budgets.get(&balance.budget).map_or(0, |b| b.limit.amount);
+            if limit > 0 {
+                budgets.push((balance.budget, (balance.posted + balance.held) as f64 / limit as f64));
+            }
+        }
+        Ok(Scrape {
+            sums,
+            refusals,
+            gauges: api.ledger.gauges(),
+            healthy: api.ledger.healthy(),
+            entries: api.ledger.head().size,
+            budgets,
+            process: Process::look(),
+        })
     }
-    let mut providers = BTreeMap::<&str, Measures>::new();
-    for ((provider, _, _), m) in &sums {
-        providers.entry(provider).or_default().add(m);
+
+    fn providers(&self) -> BTreeMap<&str, Measures> {
+        let mut providers = BTreeMap::<&str, Measures>::new();
+        for ((provider, _, _), m) in &self.sums {
+            providers.entry(provider).or_default().add(m);
+        }
+        providers
     }
-    out.family("weighbridge_cost_usd", "counter", "Known cost in US dollars, by provider");
-    for (provider, m) in &providers {
-        out.sample("weighbridge_cost_usd_total", &[("provider", provider)], dollars(m.cost));
-    }
-    out.family("weighbridge_unpriced_calls", "counter", "Calls whose cost is unknown, by provider");
-    for (provider, m) in &providers {
-        out.sample("weighbridge_unpriced_calls_total", &[("provider", provider)], m.unpriced);
-    }
-    out.family("weighbridge_tokens", "counter", "Tokens in and out; cache reads are part of what went in");
-    for (provider, m) in &providers {
-        for (kind, component) in [
+
+    fn calls(&self, page: &mut Page) -> fmt::Result {
+        let by_outcome = self.sums.iter().map(|((provider, environment, outcome), m)| {
+            (Calls { provider: provider.clone(), environment, outcome }, m.calls + m.refused)
+        });
+        let help = "Calls that have ended, by provider, environment and outcome";
+        page.counters("weighbridge_calls", help, by_outcome)?;
+        let providers = self.providers();
+        let of = |provider: &str| Provider { provider: provider.to_owned() };
+        let cost = providers.iter().map(|(p, m)| (of(p), dollars(m.cost)));
+        page.counters("weighbridge_cost_usd", "Known cost in US dollars, by provider", cost)?;
+        let unpriced = providers.iter().map(|(p, m)| (of(p), m.unpriced));
+        page.counters("weighbridge_unpriced_calls", "Calls whose cost is unknown, by provider", unpriced)?;
+        let kinds = [
             ("input", Component::InputTokens),
             ("cache_read", Component::CacheReadTokens),
             ("output", Component::OutputTokens),
+        ];
+        let tokens = providers.iter().flat_map(|(provider, m)| {
+            kinds.map(|(kind, component)| {
+                (Tokens { provider: provider.to_string(), kind }, m.usage.get(component).unwrap_or(0))
+            })
+        });
+        page.counters("weighbridge_tokens", "Tokens in and out; cache reads are part of what went in", tokens)?;
+        let codes = Code::ALL.iter();
+        let refusals =
+            codes.map(|code| (Refusals { code: code.name() }, self.refusals.get(code).copied().unwrap_or(0)));
+        page.counters("weighbridge_refusals", "Requests refused since the start of the process, by code", refusals)
+    }
+
+    fn store(&self, page: &mut Page) -> fmt::Result {
+        for (name, help, value) in [
+            ("weighbridge_healthy", "1 while the journal can be written", u64::from(self.healthy)),
+            ("weighbridge_journal_entries", "Entries in the journal", self.entries),
+            ("weighbridge_views_lag_entries", "Entries the derived file does not have yet", self.gauges.views_behind),
+            ("weighbridge_writer_queue", "Requests accepted and not yet answered", self.gauges.queued),
+            ("weighbridge_open_calls", "Calls admitted and not yet settled", self.gauges.open_calls),
         ] {
-            let n = m.usage.get(component).unwrap_or(0);
-            out.sample("weighbridge_tokens_total", &[("provider", provider), ("kind", kind)], n);
+            page.gauge(name, help, value)?;
         }
+        page.histogram("weighbridge_commit_seconds", "Time of one commit of the journal", &self.gauges)?;
+        let used = self.budgets.iter().map(|(budget, used)| (Budget { budget: budget.clone() }, *used));
+        let help = "Settled and held, over the limit, in the current period";
+        page.gauges("weighbridge_budget_used_ratio", help, used)
     }
-    out.family("weighbridge_refusals", "counter", "Requests refused since the start of the process, by code");
-    for code in Code::ALL {
-        out.sample("weighbridge_refusals_total", &[("code", code.name())], refusals.get(code).copied().unwrap_or(0));
+
+    fn process(&self, page: &mut Page) -> fmt::Result {
+        let build = Build { version: env!("CARGO_PKG_VERSION") };
+        page.gauges("weighbridge_build_info", "1, with the version of the binary", [(build, 1u64)])?;
+        if let Some(bytes) = self.process.resident_bytes {
+            page.gauge("process_resident_memory_bytes", "Resident memory", bytes)?;
+        }
+        if let Some(open) = self.process.open_fds {
+            page.gauge("process_open_fds", "Open file descriptors", open)?;
+        }
+        Ok(())
     }
-    store(api, &mut out);
-    Ok(out.end())
 }
 
-fn store(api: &Api, out: &mut Page) {
-    let gauges = api.ledger.gauges();
-    for (name, help, value) in [
-        ("weighbridge_healthy", "1 while the journal can be written", u64::from(api.ledger.healthy())),
-        ("weighbridge_journal_entries", "Entries in the journal", api.ledger.head().size),
-        ("weighbridge_views_lag_entries", "Entries the derived file does not have yet", gauges.views_behind),
-        ("weighbridge_writer_queue", "Requests accepted and not yet answered", gauges.queued),
-        ("weighbridge_open_calls", "Calls admitted and not yet settled", gauges.open_calls),
-    ] {
-        out.family(name, "gauge", help);
-        out.sample(name, &[], value);
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.calls(&mut page)?;
+        self.store(&mut page)?;
+        self.process(&mut page)
     }
-    out.family("weighbridge_commit_seconds", "histogram", "Time of one commit of the journal");
-    for (micros, commits) in &gauges.commit_histogram {
-        let bound = if *micros == u64::MAX { "+Inf".to_owned() } else { seconds(*micros).to_string() };
-        out.sample("weighbridge_commit_seconds_bucket", &[("le", &bound)], commits);
+}
+
+/// The process as Linux sees it; nothing where it does not say.
+#[derive(Debug)]
+struct Process {
+    resident_bytes: Option<u64>,
+    open_fds: Option<u64>,
+}
+
+impl Process {
+    fn look() -> Process {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = resident.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        let open = std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
+        Process { resident_bytes: kib.map(|kib| kib * 1024), open_fds: open }
     }
-    out.sample("weighbridge_commit_seconds_sum", &[], seconds(gauges.commit_us));
-    out.sample("weighbridge_commit_seconds_count", &[], gauges.commits);
-    out.family("weighbridge_budget_used_ratio", "gauge", "Settled and held, over the limit, in the current period");
-    let catalogue = api.ledger.catalogue();
-    for balance in api.ledger.balances(api.ledger.clock().now()) {
-        let limit = catalogue.budgets.get(&balance.budget).map_or(0, |b| b.limit.amount);
-        if limit > 0 {
-            let used = (balance.posted + balance.held) as f64 / limit as f64;
-            out.sample("weighbridge_budget_used_ratio", &[("budget", &balance.budget)], used);
+}
+
+/// Families of metrics, one after another.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn counters<L: EncodeLabelSet, N: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (L, N)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in series {
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
         }
+        Ok(())
+    }
+
+    fn gauges<L: EncodeLabelSet, N: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (L, N)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in series {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    }
+
+    /// The store counts commits up to each bound; here each bucket has its own, and the encoder adds them up again.
+    fn histogram(&mut self, name: &str, help: &str, commits: &Gauges) -> fmt::Result {
+        let mut before = 0;
+        let mut buckets = Vec::with_capacity(commits.commit_histogram.len());
+        for (micros, up_to) in &commits.commit_histogram {
+            let bound = if *micros == u64::MAX { f64::INFINITY } else { seconds(*micros) };
+            buckets.push((bound, up_to.saturating_sub(before)));
+            before = before.max(*up_to);
+        }
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        // The counters are read one by one: the last bucket is the count that fits the others.
+        metric.encode_histogram::<NoLabelSet>(seconds(commits.commit_us), before, &buckets, None)
     }
 }
 
@@ -161,32 +310,4 @@ fn add<'a>(sums: &mut Sums, known: &HashSet<String>, value: impl Fn(Dimension) -
     let outcome = Outcome::ALL.into_iter().find(|o| value(Dimension::Outcome) == Some(o.name()));
     let key = (provider.to_owned(), environment.map_or("none", |e| e.name()), outcome.map_or("none", Outcome::name));
     sums.entry(key).or_default().add(m);
-}
-
-/// OpenMetrics text.
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string cannot fail.
-        let _ = write!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        self.0.push_str(name);
-        for (n, (label, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if n == 0 { '{' } else { ',' });
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    fn end(mut self) -> String {
-        self.0.push_str("# EOF\n");
-        self.0
-    }
 }

@@ -1,3 +1,5 @@
+//! The API through its router, over a real ledger in memory: who may ask, lists and receipts, files, metrics, the price oracle.
+
 use super::*;
 
 #[test]
@@ -213,7 +215,34 @@ async fn metrics_count_calls_cost_and_refusals_by_code() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");
     }
-    assert!(text.ends_with("# EOF\n"));
+    well_formed(&text);
+}
+
+/// The rules of OpenMetrics that a scraper refuses a page for.
+fn well_formed(text: &str) {
+    let mut family = "";
+    let mut families = std::collections::HashSet::new();
+    let mut seen = std::collections::HashSet::new();
+    let mut bucket = 0;
+    for line in text.strip_suffix("# EOF\n").expect("the page has an end").lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split(' ').next().unwrap();
+            assert!(families.insert(family), "{family} is declared twice");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            assert_eq!(kind.split(' ').next(), Some(family), "{line}");
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(series.starts_with(family) && seen.insert(series), "{line}");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            if series.starts_with("weighbridge_commit_seconds_bucket") {
+                let count: u64 = value.parse().unwrap();
+                assert!(count >= bucket, "{line}");
+                bucket = count;
+            }
+        }
+    }
+    let count = format!("weighbridge_commit_seconds_count {bucket}");
+    assert!(bucket > 0 && text.lines().any(|l| l == count), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

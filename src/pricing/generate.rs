@@ -13,7 +13,7 @@ use crate::domain::Component;
 const HEADER: &str = "\
 # List prices of models, as facts: gathered 2026-11-23; made by src/pricing/generate.rs, not by hand.
 # Sources, named on every entry: genai-prices 0.2.3 (PyPI, MIT), litellm 1.106.2 (PyPI, MIT; for azure, and not cross-checked).
-# Ten seconds of audio as the least that is billed of a request: Groq's whisper models, as genai-prices 0.2.3 computes them.
+# Ten seconds of audio as the least that is billed of a request, for Groq's whisper models: a rule of the pricing cases in tests.rs, not read at the vendor.
 # model  list  id  match  context_window  max_output_tokens  deprecated  min_audio_seconds
 # entry  seq  context  effective_from  effective_to  tod_from_utc  tod_to_utc  source
 # price  component  tier_from_tokens  usd

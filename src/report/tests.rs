@@ -1,3 +1,5 @@
+//! Questions about the past against naive sums over the same calls; files as they are written.
+
 use super::csv::CsvStyle;
 use super::export::calls_of;
 use super::spend::spend_of;

@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum_htmx::{HX_REDIRECT, HX_REQUEST};
 use cookie::Cookie;
 use jiff::tz::TimeZone;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -120,7 +121,7 @@ impl Ctx {
             },
             keys: cookie_value(headers, KEYS_COOKIE).as_deref() != Some("off"),
             partial: is("hx-request-type", "partial"),
-            htmx: is("hx-request", "true"),
+            htmx: is(HX_REQUEST.as_str(), "true"),
             now: web.now(),
             peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|c| c.0.ip()),
             web,
@@ -144,10 +145,9 @@ pub async fn require_session(ctx: Ctx, request: Request, next: Next) -> Response
     let to = link("/sign-in", &back);
     if ctx.htmx {
         // htmx would put the sign-in page into `#view`; this makes it go there.
-        let name = HeaderName::from_static("hx-redirect");
         return HeaderValue::from_str(&to).map_or_else(
             |_| StatusCode::UNAUTHORIZED.into_response(),
-            |to| (StatusCode::UNAUTHORIZED, [(name, to)]).into_response(),
+            |to| (StatusCode::UNAUTHORIZED, [(HX_REDIRECT, to)]).into_response(),
         );
     }
     Redirect::to(&to).into_response()

@@ -1,3 +1,5 @@
+//! Our deterministic CBOR against a crate's decoder, and what a strict reader must refuse.
+
 use ciborium::Value;
 use proptest::prelude::*;
 

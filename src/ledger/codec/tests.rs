@@ -1,3 +1,5 @@
+//! Entries to bytes and back: golden lines, every kind, and bytes that nobody wrote.
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;

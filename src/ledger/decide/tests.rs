@@ -1,3 +1,5 @@
+//! Decisions on calls, one rule at a time: holds, caps, refusals, alerts.
+
 use super::*;
 use crate::domain::{Change, Code, Dimension, Enforcement, PeriodKind};
 use crate::ledger::entry::Opening;

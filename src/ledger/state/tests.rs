@@ -1,3 +1,5 @@
+//! The state after entries that cannot follow, kinds of a later version, and states that are not whole.
+
 use super::*;
 use crate::domain::Service;
 use crate::ledger::entry::Body;

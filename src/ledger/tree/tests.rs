@@ -1,3 +1,5 @@
+//! The tree against the published vectors and the naive definition of RFC 6962: roots, proofs, edges.
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 

@@ -1,3 +1,5 @@
+//! Views against a naive fold of the same entries: while they follow, after a restart, from nothing.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
