@@ -1,6 +1,6 @@
 //! The admin API: what the pages and the command line offer, as JSON under `/api/v1`, and `/metrics` beside it.
 //!
-//! One table, [`endpoints`], is the router and the OpenAPI document alike, so that neither can say what the other does not
+//! One table, `endpoints`, is the router and the OpenAPI document alike, so that neither can say what the other does not
 //! know. Handlers ask `report` one question or give `control` one command, and wrap the answer.
 
 mod auth;

@@ -17,7 +17,7 @@ use crate::store::{Clock, Durability, Ledger, Options};
 
 #[derive(Debug, Args)]
 pub struct Command {
-    /// A configuration file: its [server] section is not applied, everything else is
+    /// A configuration file: its `[server]` section is not applied, everything else is
     file: PathBuf,
     /// Print the difference and change nothing
     #[arg(long)]

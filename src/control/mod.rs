@@ -1,7 +1,7 @@
 //! Every change a person, a script or a file makes: checked here, in one place, and turned into entries.
 //!
-//! Two ways lead in. A file is compared with the catalogue ([`plan`]) and what differs is declared at once, all or nothing
-//! ([`apply`]); applying it again changes nothing. A person changes one noun at a time ([`create`], [`patch`], [`delete`]),
+//! Two ways lead in. A file is compared with the catalogue ([`plan()`]) and what differs is declared at once, all or nothing
+//! ([`apply()`]); applying it again changes nothing. A person changes one noun at a time ([`create`], [`patch`], [`delete`]),
 //! in the same words the file has. Secrets take no part in the journal: of a key it keeps the hash, a provider's credential
 //! and an owner's contact lie sealed in the store, where they can be erased.
 

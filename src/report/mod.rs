@@ -1,7 +1,7 @@
 //! Answers questions about the past: calls, receipts, spend. Reads views and the unapplied tail, changes nothing.
 //!
 //! A question comes as the query of a page or of the API ([`Ask`]); the answer goes out as values for a page, or as CSV,
-//! JSON and NDJSON ([`export`]). Every answer says as of which entry it is, and every sum is exact to the last 10⁻¹⁵ USD:
+//! JSON and NDJSON (`export`). Every answer says as of which entry it is, and every sum is exact to the last 10⁻¹⁵ USD:
 //! the total of a range is the sum of its rows is the sum of its calls.
 
 mod ask;

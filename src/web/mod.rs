@@ -1,7 +1,7 @@
 //! The web UI: pages rendered on the server, whole without JavaScript, made quicker by htmx where there is some.
 //!
 //! Each page is a struct and its handler side by side in one file; the handler asks `report` or the ledger one question
-//! and returns the struct. [`layers`] has what every answer passes: session, same-origin check, headers, error pages.
+//! and returns the struct. `layers` has what every answer passes: session, same-origin check, headers, error pages.
 
 mod accounts;
 mod assets;
