@@ -282,7 +282,7 @@ impl Reader<'_> {
             let expires = self.expiry(&place, read.expires.as_deref(), zone);
             let Some(source) = read.secret else {
                 let command =
-                    format!("weighbridge key create --service {} --environment {}", read.service, read.environment);
+                    format!("weighbridge key create service={} environment={}", read.service, read.environment);
                 self.warning(&place, "service", format!("a key without `secret` makes none: run `{command}`"));
                 continue;
             };

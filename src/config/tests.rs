@@ -226,7 +226,7 @@ fn secrets_come_from_environment_or_file_and_a_missing_one_is_named() {
     let error = parse(&key("test")).err().unwrap().0;
     assert!(!error.contains(PROD), "a secret was printed");
     let without = format!("{service}[[key]]\nservice = \"a\"\nenvironment = \"test\"\n");
-    assert!(parse(&without).unwrap().warnings[0].contains("weighbridge key create --service a --environment test"));
+    assert!(parse(&without).unwrap().warnings[0].contains("weighbridge key create service=a environment=test"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use jiff::tz::TimeZone;
 
 use crate::domain::{Call, Component, CostBasis, Dimension, Money, Outcome};
+use crate::report::{Measures, SpendQuery, Step};
 
 use super::error::PageError;
 use super::filters::{self, Chip, Form, RangeLink};
@@ -12,7 +13,7 @@ use super::format::{self, When};
 use super::layers::Ctx;
 use super::query::{Defaults, Format, Query, link};
 use super::shell::{self, Shell};
-use super::{data, export};
+use super::{data, export, spend};
 
 /// What `/calls` takes when its URL is silent.
 pub const DEFAULTS: Defaults = Defaults { range: "7d", by: &[], limit: 50, parameters: &["limit", "cursor"] };
@@ -28,6 +29,9 @@ struct CallsPage {
     ranges: Vec<RangeLink>,
     form: Form,
     rows: Vec<CallRow>,
+    /// What the whole filter holds, not this page alone.
+    all: String,
+    total: String,
     first: Option<String>,
     next: Option<String>,
     as_of: Option<String>,
@@ -59,6 +63,8 @@ pub struct CallRow {
     pub outcome: &'static str,
     /// `good`, `warn`, `bad` or nothing.
     pub tone: &'static str,
+    /// How many refusals the one entry stands for, where it is more than one.
+    pub times: Option<String>,
     pub code: Option<&'static str>,
     pub duration: String,
     pub run: Option<String>,
@@ -89,6 +95,7 @@ impl CallRow {
             no_cost: no_cost(call),
             outcome: call.outcome.name(),
             tone: tone(call.outcome),
+            times: (call.stands_for > 1).then(|| format::count(call.stands_for)),
             code: call.refusal.as_ref().map(|(code, _)| code.name()),
             duration: format::maybe_duration(call.total_ms),
             run_href: filtered(Dimension::Run, run),
@@ -132,8 +139,13 @@ pub async fn list(ctx: Ctx) -> Result<Response, PageError> {
     }
     let found = data::calls(&ctx.web.ledger, query.filter(), query.cursor.clone(), query.limit).await?;
     let format = |f: Format| query.changed(|q| q.format = f).own_url("/calls");
+    let question =
+        SpendQuery { filter: query.filter(), by: Vec::new(), step: Step::None, time_zone: query.zone_name.clone() };
+    let all = data::spend(&ctx.web.ledger, question).await?.total;
     let range_words = query.range.in_words(&query.zone);
     let page = CallsPage {
+        all: format::count(all.calls + all.refused),
+        total: total_words(&all),
         shell: Shell::new(&ctx, "Calls"),
         caption: format!("Calls of {range_words}, times in {}", query.zone_name),
         chips: filters::chips(&query, "/calls"),
@@ -152,6 +164,18 @@ pub async fn list(ctx: Ctx) -> Result<Response, PageError> {
     };
     let pushed = ctx.partial.then(|| query.own_url("/calls"));
     Ok(push_url(ctx.html(&page, page.as_view())?, pushed))
+}
+
+/// The sum over every call of a filter, with what it does not contain.
+fn total_words(all: &Measures) -> String {
+    let mut words = format!("in all USD {}", spend::cost_words(all));
+    if all.refused > 0 {
+        words += &format!(", {} refused", format::count(all.refused));
+    }
+    if all.unpriced + all.estimated > 0 {
+        words += &format!(", {}", spend::marked_words(all));
+    }
+    words
 }
 
 /// Sends a browser whose form made a long URL to the short one; htmx is told which to show instead.

@@ -83,6 +83,8 @@ pub struct Label {
     pub x: String,
     pub text: String,
     pub anchor: &'static str,
+    /// Left out where the drawing is narrow.
+    pub spare: bool,
 }
 
 /// Draws. Negative values (corrections) count as nothing in the picture; the table has them.
@@ -195,24 +197,17 @@ fn amount(v: i128, is_money: bool) -> String {
     if is_money { format::money(Money(v)) } else { format::count(u64::try_from(v).unwrap_or(0)) }
 }
 
-/// At most six labels, evenly spaced, the first and last within the drawing.
+/// At most six labels under the middle of their bars, evenly spaced, the last within the drawing; on a narrow screen
+/// every second one goes, so that neither dates nor `Nov 2026` touch.
 fn x_labels(columns: &[InputColumn], width: f64) -> Vec<Label> {
     let every = columns.len().div_ceil(6).max(1);
+    let many = columns.len().div_ceil(every) > 3;
     let label = |(i, c): (usize, &InputColumn)| {
         let centre = width * (i as f64 + 0.5);
-        let anchor = if centre < 6.0 {
-            "start"
-        } else if centre > 94.0 {
-            "end"
-        } else {
-            "middle"
-        };
-        let x = match anchor {
-            "start" => width * i as f64,
-            "end" => width * (i as f64 + 1.0),
-            _ => centre,
-        };
-        Label { x: format!("{x:.3}%"), text: c.label.clone(), anchor }
+        // To the left there is room under the axis; to the right there is none.
+        let (x, anchor) = if centre > 94.0 { (width * (i as f64 + 1.0), "end") } else { (centre, "middle") };
+        let spare = many && (i / every) % 2 == 1;
+        Label { x: format!("{x:.3}%"), text: c.label.clone(), anchor, spare }
     };
     columns.iter().enumerate().filter(|(i, _)| i.is_multiple_of(every)).map(label).collect()
 }
@@ -283,6 +278,18 @@ mod tests {
         assert!((y2 + h2 - y).abs() < 0.11);
         assert_eq!(chart.columns[1].marks.len(), 1);
         assert!(chart.description.contains("highest 0 with 100"));
+    }
+
+    #[test]
+    fn labels_never_come_closer_than_a_sixth_and_a_phone_gets_every_second() {
+        for columns in [1, 4, 7, 24, 30, 31, 92, 365] {
+            let chart = stacked(input(1, vec![vec![1]; columns]));
+            let x: Vec<f64> = chart.x_labels.iter().map(|l| l.x.trim_end_matches('%').parse().unwrap()).collect();
+            assert!(!x.is_empty() && x.len() <= 6, "{columns}: {x:?}");
+            assert!(x.windows(2).all(|w| w[1] - w[0] > 15.9), "{columns}: {x:?}");
+            let kept = chart.x_labels.iter().filter(|l| !l.spare).count();
+            assert!(kept <= 3 && kept >= x.len() / 2, "{columns}: {kept} of {}", x.len());
+        }
     }
 
     #[test]

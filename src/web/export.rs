@@ -43,7 +43,8 @@ pub async fn calls(ctx: &Ctx, query: &Query) -> Result<Response, PageError> {
         }
     });
     let pieces = futures_util::stream::unfold(receiver, |mut r| async move { r.recv().await.map(|piece| (piece, r)) });
-    Ok(file(Body::from_stream(pieces.boxed()), query.format, &name))
+    // Compression asks once more after the end, which an unfolded stream does not forgive.
+    Ok(file(Body::from_stream(pieces.fuse().boxed()), query.format, &name))
 }
 
 /// The table of the spend page.

@@ -117,6 +117,17 @@ pub fn change(now: i128, before: i128) -> String {
     }
 }
 
+/// A change in words, against a span: `▲ 12 % against 1 – 23 Oct 2026`. A span without a record is no yardstick.
+pub fn change_against(now: i128, before: i128, span: &str) -> String {
+    if before == 0 { format!("nothing recorded {span}") } else { format!("{} against {span}", change(now, before)) }
+}
+
+/// A message cut at its backticks: text and whether it stands between two of them.
+pub fn marked(message: &str) -> Vec<(&str, bool)> {
+    let pieces = message.split('`').enumerate().map(|(i, text)| (text, i % 2 == 1));
+    pieces.filter(|(text, _)| !text.is_empty()).collect()
+}
+
 /// Milliseconds: `840 ms`, `2.14 s`, `3 min 05 s`.
 pub fn duration_ms(ms: u64) -> String {
     match ms {
@@ -216,7 +227,15 @@ mod tests {
         assert_eq!(change(97, 100), "▼ 3\u{a0}%");
         assert_eq!(change(5, 0), "new");
         assert_eq!(change(0, 0), UNKNOWN);
+        assert_eq!(change_against(97, 100, "1 – 23 Oct 2026"), "▼ 3\u{a0}% against 1 – 23 Oct 2026");
+        assert_eq!(change_against(97, 0, "1 – 23 Oct 2026"), "nothing recorded 1 – 23 Oct 2026");
         assert_eq!(per_mille(i128::MAX / 2, i128::MAX), Some(500));
+    }
+
+    #[test]
+    fn what_stands_between_backticks_is_marked() {
+        assert_eq!(marked("`by` is wrong"), [("by", true), (" is wrong", false)]);
+        assert_eq!(marked("nothing here"), [("nothing here", false)]);
     }
 
     #[test]

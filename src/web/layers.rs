@@ -22,6 +22,7 @@ use crate::domain::Micros;
 use super::Web;
 use super::accounts::{self, Session};
 use super::error::PageError;
+use super::format;
 use super::query::{Defaults, Query, link};
 use super::shell::Shell;
 
@@ -160,9 +161,11 @@ pub async fn not_found() -> PageError {
 
 #[derive(Template)]
 #[template(path = "error.html", blocks = ["view"])]
-struct ErrorPage {
+struct ErrorPage<'a> {
     shell: Shell,
-    message: String,
+    /// In pieces: what stood between backticks is code.
+    title: Vec<(&'a str, bool)>,
+    message: Vec<(&'a str, bool)>,
     way_out: Option<(String, String)>,
     id: Option<String>,
 }
@@ -173,10 +176,20 @@ fn error_page(ctx: &Ctx, error: PageError) -> Response {
         tracing::error!(id, path = ctx.uri.path(), cause, "a page could not be made");
         id
     });
-    let page = ErrorPage { shell: Shell::new(ctx, error.title), message: error.message, way_out: error.way_out, id };
+    // A question that cannot be answered is put right by asking it without its details.
+    let plain =
+        || (error.status == StatusCode::BAD_REQUEST && ctx.uri.query().is_some()).then(|| ctx.uri.path().to_owned());
+    let way_out = error.way_out.or_else(|| plain().map(|path| (path, "The page without filters".to_owned())));
+    let page = ErrorPage {
+        shell: Shell::new(ctx, error.title.replace('`', "")),
+        title: format::marked(&error.title),
+        message: format::marked(&error.message),
+        way_out,
+        id,
+    };
     match ctx.html(&page, page.as_view()) {
         Ok(page) => (error.status, page).into_response(),
-        Err(_) => (error.status, page.message.clone()).into_response(),
+        Err(_) => (error.status, error.message.clone()).into_response(),
     }
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod export;
 mod filters;
 mod format;
+mod govern;
 mod help;
 mod layers;
 mod overview;
@@ -76,6 +77,9 @@ pub fn router(web: Web) -> Router {
         .route("/", get(overview::show))
         .route("/spend", get(spend::show))
         .route("/budgets", get(budgets::list))
+        .route("/catalogue", get(govern::services))
+        .route("/keys", get(govern::keys))
+        .route("/providers", get(govern::providers))
         .route("/calls", get(calls::list))
         .route("/calls/{id}", get(receipt::show))
         .route("/search", get(search::jump))

@@ -156,9 +156,7 @@ async fn over_time_has_agents(ctx: &Ctx, query: &Query) -> Result<bool, PageErro
 fn tiles(query: &Query, month: &Range, now: &Spend, before: &Spend, day: &Spend, span: (Micros, Micros)) -> Vec<Tile> {
     let mut this_month = query.clone();
     this_month.range = month.clone();
-    let span = query.spanning(span.0, span.1).range;
-    // The earlier span ends at this time of day; the days alone say enough.
-    let days = Range { given: Default::default(), ..span }.in_words(&query.zone);
+    let days = query.days_in_words(span.0, span.1);
     let total = &now.total;
     let admitted = i128::from(total.calls);
     let marked = i128::from(total.unpriced + total.estimated);
@@ -170,14 +168,14 @@ fn tiles(query: &Query, month: &Range, now: &Spend, before: &Spend, day: &Spend,
             label: "Spend this month",
             unit: "USD",
             value: format::money(total.cost),
-            sub: format!("{} against {days}", format::change(total.cost.0, before.total.cost.0)),
+            sub: format::change_against(total.cost.0, before.total.cost.0, &days),
             href: this_month.url("/spend", &spend::DEFAULTS),
         },
         Tile {
             label: "Calls this month",
             unit: "",
             value: format::count(total.calls),
-            sub: format!("{} against {days}", format::change(total.calls.into(), before.total.calls.into())),
+            sub: format::change_against(total.calls.into(), before.total.calls.into(), &days),
             href: this_month.url("/calls", &calls::DEFAULTS),
         },
         Tile {

@@ -296,6 +296,11 @@ impl Query {
         })
     }
 
+    /// The days of another span, in words. A span that ends at some time of day is named by its days alone.
+    pub fn days_in_words(&self, from: Micros, to: Micros) -> String {
+        Range { from, to, preset: None, given: Default::default() }.in_words(&self.zone)
+    }
+
     /// This state as the address of `path`, whose own defaults may differ from those it was read with.
     pub fn url(&self, path: &str, defaults: &Defaults) -> String {
         let mut pairs: Vec<(&str, String)> = Vec::new();

@@ -161,6 +161,8 @@ impl Range {
         }
         if from.date() == last.date() {
             from.strftime("%-d %b %Y").to_string()
+        } else if from.date().first_of_month() == last.date().first_of_month() {
+            format!("{} – {}", from.strftime("%-d"), last.strftime("%-d %b %Y"))
         } else if from.year() == last.year() {
             format!("{} – {}", from.strftime("%-d %b"), last.strftime("%-d %b %Y"))
         } else {
@@ -211,7 +213,9 @@ mod tests {
         let range = Range::preset("mtd", &berlin(), now).unwrap();
         assert_eq!(range.from, at("2026-10-31T23:00:00Z"));
         assert_eq!(range.to, at("2026-11-23T23:00:00Z"));
-        assert_eq!(range.in_words(&berlin()), "1 Nov – 23 Nov 2026");
+        assert_eq!(range.in_words(&berlin()), "1 – 23 Nov 2026");
+        let month = Range::preset("30d", &berlin(), now).unwrap();
+        assert_eq!(month.in_words(&berlin()), "25 Oct – 23 Nov 2026");
         assert!(Range::preset("fortnight", &berlin(), now).is_none());
         for (name, _) in PRESETS {
             let range = Range::preset(name, &berlin(), now).unwrap();

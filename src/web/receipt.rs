@@ -372,6 +372,9 @@ fn decision(call: &Call, catalogue: &Catalogue) -> Vec<Fact> {
 fn timeline(call: &Call, entries: &[ReceiptEntry], zone: &TimeZone) -> Vec<Moment> {
     let at = |m| Some(format::when(m, zone));
     let refused = call.outcome == Outcome::Refused;
+    // Durations count from the request's arrival, which is a little before its entry.
+    let arrived = call.completed_at.zip(call.total_ms).map(|(end, ms)| end.0 - i64::from(ms) * 1_000);
+    let arrived = arrived.unwrap_or(call.started_at.0).min(call.started_at.0);
     let mut moments = vec![Moment {
         title: if refused { "Refused, recorded" } else { "Admitted, hold on disk" }.to_owned(),
         at: at(call.started_at),
@@ -383,7 +386,7 @@ fn timeline(call: &Call, entries: &[ReceiptEntry], zone: &TimeZone) -> Vec<Momen
     if let Some(ms) = call.first_byte_ms {
         moments.push(Moment {
             title: "First byte of the answer".into(),
-            at: at(crate::domain::Micros(call.started_at.0 + i64::from(ms) * 1_000)),
+            at: at(crate::domain::Micros(arrived + i64::from(ms) * 1_000)),
             detail: format!("after {}", format::duration_ms(ms.into())),
         });
     }

@@ -7,8 +7,14 @@ use super::format::{self, When};
 use super::layers::Ctx;
 
 /// The pages of the top navigation: only what exists.
-const NAV: [(&str, &str); 5] =
-    [("/", "Overview"), ("/spend", "Spend"), ("/budgets", "Budgets"), ("/calls", "Calls"), ("/help", "Help")];
+const NAV: [(&str, &str); 6] = [
+    ("/", "Overview"),
+    ("/spend", "Spend"),
+    ("/budgets", "Budgets"),
+    ("/calls", "Calls"),
+    ("/catalogue", "Govern"),
+    ("/help", "Help"),
+];
 
 /// The frame of a page.
 #[derive(Clone, Debug)]
@@ -52,7 +58,11 @@ impl Shell {
     /// The frame of the page that this request asks for.
     pub fn new(ctx: &Ctx, title: impl Into<String>) -> Shell {
         let path = ctx.uri.path();
-        let current = |href: &str| if href == "/" { path == "/" } else { path.starts_with(href) };
+        let current = |href: &str| match href {
+            "/" => path == "/",
+            "/catalogue" => super::govern::PAGES.iter().any(|(page, _)| *page == path),
+            _ => path.starts_with(href),
+        };
         let signed_in = ctx.session.is_some();
         let zone = ctx.zone();
         let head = signed_in.then(|| ctx.web.ledger.head()).map(|head| HeadLine {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use askama::Template;
 use axum::response::Response;
 
-use crate::domain::{Component, Dimension, Environment};
+use crate::domain::{Component, Dimension, Environment, Filter};
 use crate::report::{Measures, Spend, SpendQuery, SpendRow, Step};
 
 use super::calls::{self, push_url, tidy};
@@ -57,6 +57,8 @@ struct SpendPage {
     all: usize,
     more: Option<String>,
     wider: Option<String>,
+    /// A first call to copy, where there has never been one.
+    snippet: Option<String>,
     as_of: Option<String>,
     csv: String,
     json: String,
@@ -75,6 +77,8 @@ pub struct Tile {
 struct Head {
     label: String,
     numeric: bool,
+    /// Shown where there is room: a picture of what the figures say too.
+    wide: bool,
     sort: Option<&'static str>,
     href: Option<String>,
 }
@@ -124,7 +128,10 @@ pub async fn show(ctx: Ctx) -> Result<Response, PageError> {
     } else {
         None
     };
-    let page = SpendPage::new(&ctx, &query, sort, table, over_time, before);
+    let mut page = SpendPage::new(&ctx, &query, sort, table, over_time, before);
+    if page.rows.is_empty() && data::calls(&ctx.web.ledger, Filter::default(), None, 1).await?.calls.is_empty() {
+        page.snippet = Some(calls::snippet(&ctx));
+    }
     let pushed = ctx.partial.then(|| query.own_url("/spend"));
     Ok(push_url(ctx.html(&page, page.as_view())?, pushed))
 }
@@ -174,8 +181,8 @@ impl SpendPage {
                 .map(|(m, value, label)| Choice { value, label, chosen: *m == query.metric })
                 .collect(),
             compares: vec![
-                Choice { value: "", label: "with nothing", chosen: !query.compare },
-                Choice { value: "prev", label: "with the span before", chosen: query.compare },
+                Choice { value: "", label: "nothing", chosen: !query.compare },
+                Choice { value: "prev", label: "span before", chosen: query.compare },
             ],
             tiles: tiles(ctx, query, &table.total, before.as_ref()),
             metric_title: query.metric.title(),
@@ -192,6 +199,7 @@ impl SpendPage {
             more: (table.rows.len() > query.limit && query.limit < 500)
                 .then(|| query.changed(|q| q.limit = 500).own_url("/spend")),
             wider: wider.map(|range| query.changed(|q| q.range = range).own_url("/spend")),
+            snippet: None,
             as_of: shell::as_of(ctx, table.as_of),
             csv: format(Format::Csv),
             json: format(Format::Json),
@@ -225,8 +233,7 @@ fn tiles(ctx: &Ctx, query: &Query, total: &Measures, before: Option<&Spend>) -> 
     let spend_sub = match before {
         Some(before) => {
             let (from, to) = query.range.comparable(&query.zone, ctx.now);
-            let span = query.spanning(from, to).range.in_words(&query.zone);
-            format!("{} against {span}", format::change(total.cost.0, before.total.cost.0))
+            format::change_against(total.cost.0, before.total.cost.0, &query.days_in_words(from, to))
         }
         None => unit_cost,
     };
@@ -265,13 +272,18 @@ pub fn marked_words(total: &Measures) -> String {
     format!("{} unpriced, {} estimated", format::count(total.unpriced), format::count(total.estimated))
 }
 
+/// The sum of a row, or the word for what it is when no call in it has a price: an unknown cost is no zero.
+pub fn cost_words(m: &Measures) -> String {
+    if m.cost.is_zero() && m.unpriced > 0 { "unpriced".to_owned() } else { format::money(m.cost) }
+}
+
 /// The figures of a row, without its keys.
 fn figures(m: &Measures) -> Row {
     let tokens = |c| m.usage.get(c).map_or_else(|| format::UNKNOWN.to_owned(), format::count);
     let input = m.usage.get(Component::InputTokens).unwrap_or(0);
     let cached = m.usage.get(Component::CacheReadTokens).unwrap_or(0);
     Row {
-        cost: format::money(m.cost),
+        cost: cost_words(m),
         cost_exact: m.cost.to_string(),
         calls: format::count(m.calls),
         input: tokens(Component::InputTokens),
@@ -300,7 +312,11 @@ fn row(query: &Query, row: &SpendRow, total: &Measures, dearest: i128, before: O
         keys: keys.collect(),
         calls_href: narrowed.url("/calls", &calls::DEFAULTS),
         bar: format!("{}.{}", per_mille / 10, per_mille % 10),
-        share: format::percent(row.measures.cost.0, total.cost.0),
+        share: if row.measures.cost.is_zero() && row.measures.unpriced > 0 {
+            format::UNKNOWN.to_owned()
+        } else {
+            format::percent(row.measures.cost.0, total.cost.0)
+        },
         change: before.map(|b| format::change(row.measures.cost.0, b)),
         ..figures(&row.measures)
     }
@@ -417,14 +433,17 @@ fn heads(query: &Query, sort: Sort) -> Vec<Head> {
         Head {
             label: label.to_owned(),
             numeric,
+            wide: false,
             sort: here.then_some(if sort.descending { "descending" } else { "ascending" }),
             href: Some(query.changed(|q| q.sort = (text != "-cost").then_some(text)).own_url("/spend")),
         }
     };
-    let plain = |label: &str, numeric: bool| Head { label: label.to_owned(), numeric, sort: None, href: None };
+    let plain =
+        |label: &str, numeric: bool| Head { label: label.to_owned(), numeric, wide: false, sort: None, href: None };
     let mut heads = vec![sortable(&capital(filters::words(query.by[0])), "value", false)];
     heads.extend(query.by.get(1).map(|d| plain(&capital(filters::words(*d)), false)));
-    heads.extend([sortable("Cost, USD", "cost", true), plain("Share of the dearest", false), plain("Of total", true)]);
+    let bar = Head { wide: true, ..plain("Share of the dearest", false) };
+    heads.extend([sortable("Cost, USD", "cost", true), bar, plain("Of total", true)]);
     if query.compare {
         heads.push(plain("Change", true));
     }

@@ -307,7 +307,7 @@ impl Site {
     }
 }
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 13] = [
     "/",
     "/spend",
     "/spend?range=30d&by=owner,model&compare=prev&metric=calls&step=week&sort=-calls",
@@ -315,6 +315,9 @@ const PAGES: [&str; 10] = [
     "/calls",
     "/calls?range=30d&environment=prod&service=!search",
     "/budgets",
+    "/catalogue",
+    "/keys",
+    "/providers?range=7d",
     "/profile",
     "/help",
     "/help/budget_exceeded",
@@ -395,7 +398,7 @@ async fn pages_of_calls_follow_each_other_without_gap_and_files_have_them_all() 
     let mut pages = 0;
     loop {
         let text = site.get(&url).await.text;
-        for row in text.split("<th scope=\"row\"><a href=\"/calls/").skip(1) {
+        for row in text.split("<th scope=\"row\" class=\"at\"><a href=\"/calls/").skip(1) {
             assert!(seen.insert(row.split('"').next().unwrap().to_owned()), "a call twice");
         }
         pages += 1;
@@ -408,6 +411,10 @@ async fn pages_of_calls_follow_each_other_without_gap_and_files_have_them_all() 
     assert!(csv.header("content-type").starts_with("text/csv"), "{}", csv.text);
     assert_eq!(csv.text.lines().count() - 1, seen.len());
     assert!(pages >= 3 && seen.len() >= 290);
+    for format in ["csv", "json", "ndjson"] {
+        let packed = site.get_with(&format!("/calls?range=30d&format={format}"), &[("accept-encoding", "gzip")]).await;
+        assert_eq!(packed.header("content-encoding"), "gzip", "browsers get files packed, and whole");
+    }
     let spend = site.get("/spend?range=30d&by=service,model&format=json").await;
     assert!(serde_json::from_str::<serde_json::Value>(&spend.text).is_ok(), "{}", spend.text);
 }
@@ -530,7 +537,9 @@ async fn a_sign_in_link_works_once_and_not_by_looking_at_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_ask_who_is_there_and_sessions_end() {
     let site = Site::new().await;
-    for page in ["/", "/spend?range=7d", "/calls", "/budgets", "/profile", "/search?q=x"] {
+    for page in
+        ["/", "/spend?range=7d", "/calls", "/budgets", "/catalogue", "/keys", "/providers", "/profile", "/search?q=x"]
+    {
         let answer = send(&site.router, Request::get(page).body(Body::empty()).unwrap()).await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{page}");
         assert!(answer.header("location").starts_with("/sign-in"), "{page}");
@@ -589,6 +598,9 @@ async fn an_empty_ledger_says_what_to_do_next() {
         ("/spend", "No metered usage"),
         ("/calls", "No calls in this range"),
         ("/budgets", "No budget is declared"),
+        ("/catalogue", "No service is declared"),
+        ("/keys", "There is no key yet"),
+        ("/providers", "No provider is declared"),
     ] {
         let request = Request::get(page).header(header::COOKIE, &cookie).body(Body::empty()).unwrap();
         let answer = send(&router, request).await;
