@@ -134,10 +134,10 @@ impl Crossing {
         let mut answer = Response::new(body);
         *answer.status_mut() = head.status;
         *answer.headers_mut() = self.answer_headers(&head.headers, events || (drop_usage && status < 300));
-        let _ = reply.send(Ok(answer));
 
         let mut flow = Flow {
             upstream,
+            head: Some((reply, answer)),
             out,
             redact: (status >= 400).then(|| secret.and_then(Redactor::new)).flatten(),
             idle: Duration::from_secs(self.asked.provider.idle_timeout_s.max(1).into()),
@@ -146,6 +146,10 @@ impl Crossing {
             first_byte: None,
             last_byte: None,
         };
+        // The head of a stream is news by itself; that of a plain answer goes with its first bytes, in one packet.
+        if events {
+            flow.begin();
+        }
         let mut stop = flow.pump(tap.as_mut()).await;
         let caller_left = stop == Stop::CallerLeft;
         if caller_left && let Some(_place) = self.drain_place() {
@@ -182,14 +186,24 @@ impl Crossing {
         settled: Option<Option<Money>>,
     ) {
         let Some(cost) = settled else {
+            if let Some((reply, _)) = flow.head.take() {
+                return drop(reply.send(Err(super::authorize::journal_unavailable())));
+            }
             let broken = io::Error::other("the journal cannot be written");
             return drop(flow.out.send(Err(broken)).await);
         };
         let mut pass = Vec::new();
         tap.release(&mut pass);
+        if stop == Stop::UpstreamDied && !events && flow.head.is_some() {
+            return flow.refuse(Refused { reached: true, ..upstream_unavailable(&self.asked.provider.id) });
+        }
+        if stop == Stop::Complete && !self.ticket.trailers && flow.head.is_some() {
+            return flow.whole(pass, cost);
+        }
         if flow.send(&mut pass).await.is_err() {
             return;
         }
+        flow.begin();
         match stop {
             Stop::UpstreamDied if events => {
                 let message =
@@ -276,6 +290,8 @@ enum Stop {
 /// The bytes on their way.
 struct Flow {
     upstream: Incoming,
+    /// The head of the answer and who waits for it, until the first bytes go.
+    head: Option<(Reply, Response<Body>)>,
     out: Out,
     redact: Option<Redactor>,
     idle: Duration,
@@ -293,7 +309,7 @@ impl Flow {
             let wait = self.idle.min(self.longest.saturating_sub(self.started.elapsed()));
             let frame = tokio::select! {
                 biased;
-                () = self.out.closed() => return Stop::CallerLeft,
+                () = gone(&mut self.head, &self.out) => return Stop::CallerLeft,
                 frame = timeout(wait, self.upstream.frame()) => frame,
             };
             let data = match frame {
@@ -313,6 +329,38 @@ impl Flow {
                 return Stop::Last;
             }
         }
+    }
+
+    /// Lets the head of the answer go.
+    fn begin(&mut self) {
+        if let Some((reply, answer)) = self.head.take() {
+            // Who waited may have left: the pump notices.
+            let _ = reply.send(Ok(answer));
+        }
+    }
+
+    /// Answers with a refusal instead: nothing has gone to the caller yet.
+    fn refuse(&mut self, refused: Refused) {
+        if let Some((reply, _)) = self.head.take() {
+            let _ = reply.send(Err(refused));
+        }
+    }
+
+    /// The whole answer at once, where its end came before anything had to go: then its cost is known to its head.
+    fn whole(&mut self, pieces: Vec<Bytes>, cost: Option<Money>) {
+        let Some((reply, mut answer)) = self.head.take() else { return };
+        let mut body = match <[Bytes; 1]>::try_from(pieces) {
+            Ok([one]) => one,
+            Err(pieces) => pieces.concat().into(),
+        };
+        if let Some(mut redact) = self.redact.take() {
+            body = [redact.feed(&body), redact.finish()].concat().into();
+        }
+        *answer.body_mut() = Body::Whole(body);
+        if let Some(cost) = cost {
+            put(answer.headers_mut(), "wb-cost-usd", &cost.to_string());
+        }
+        let _ = reply.send(Ok(answer));
     }
 
     /// Reads on without a caller, for the usage at the end.
@@ -355,6 +403,7 @@ impl Flow {
             };
             let Some(last) = piece.last() else { continue };
             self.last_byte = Some(*last);
+            self.begin();
             match timeout(self.idle, self.out.send(Ok(Frame::data(piece)))).await {
                 Ok(Ok(())) => {}
                 _ => return Err(CallerGone),
@@ -367,6 +416,14 @@ impl Flow {
         if let Some(rest) = self.redact.take().map(Redactor::finish).filter(|rest| !rest.is_empty()) {
             let _ = self.out.send(Ok(Frame::data(rest))).await;
         }
+    }
+}
+
+/// Waits until the caller is gone: whoever waits for the head, or reads the body.
+async fn gone(head: &mut Option<(Reply, Response<Body>)>, out: &Out) {
+    match head {
+        Some((reply, _)) => reply.closed().await,
+        None => out.closed().await,
     }
 }
 
