@@ -195,7 +195,13 @@ impl Crossing {
         let mut pass = Vec::new();
         tap.release(&mut pass);
         if stop == Stop::UpstreamDied && !events && flow.head.is_some() {
-            return flow.refuse(Refused { reached: true, ..upstream_unavailable(&self.asked.provider.id) });
+            let id = &self.asked.provider.id;
+            let message =
+                format!("Weighbridge: provider '{id}' broke off inside its answer. What it did is on the record.");
+            return flow.refuse(Refused {
+                reached: true,
+                ..Refused::recorded(Refusal::new(Code::UpstreamUnavailable, message))
+            });
         }
         if stop == Stop::Complete && !self.ticket.trailers && flow.head.is_some() {
             return flow.whole(pass, cost);
@@ -339,7 +345,7 @@ impl Flow {
         }
     }
 
-    /// Answers with a refusal instead: nothing has gone to the caller yet.
+    /// Answers with an error instead: nothing has gone to the caller yet.
     fn refuse(&mut self, refused: Refused) {
         if let Some((reply, _)) = self.head.take() {
             let _ = reply.send(Err(refused));

@@ -226,7 +226,8 @@ async fn an_error_of_the_provider_passes_and_costs_nothing_and_its_key_is_blotte
     assert_eq!((answer.status, answer.header("retry-after")), (429, Some("3")));
     assert_eq!(
         (answer.header("set-cookie"), answer.header("wb-cost-usd"), answer.header("server")),
-        (None, None, None)
+        (None, Some("0"), None),
+        "nothing of the provider's own passes but what may; the cost is ours"
     );
     assert_eq!(answer.body.len(), body.len());
     assert!(!answer.text().contains(PROVIDER_KEY) && answer.text().contains("bad key ****"));

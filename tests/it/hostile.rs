@@ -122,14 +122,15 @@ async fn an_error_inside_a_200_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_body_reaches_the_caller_as_half_a_body() {
+async fn half_a_body_is_an_error_in_the_dialect_and_what_it_cost_is_counted() {
     let app = TestApp::start().await;
     let body = chat_answer(10, 5);
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
     let half = format!("{head}{}", &body[..body.len() / 2]).into_bytes();
     app.upstream.next(vec![Step::Send(half), Step::Sleep(Duration::from_millis(50)), Step::Break]);
     let answer = app.client().post(CHAT, &chat_request("")).await;
-    assert!(!answer.whole, "a broken body must not look whole");
+    assert_eq!((answer.status, answer.header("wb-deny")), (503, Some("upstream_unavailable")));
+    assert!(answer.json()["error"]["message"].as_str().unwrap().contains("broke off"));
     let call = app.settled(&answer).await;
     assert_eq!((call.outcome, call.usage_basis), (Outcome::Failed, UsageBasis::Counted));
     assert!(!call.cost.unwrap().is_zero());
