@@ -109,7 +109,7 @@ enum At {
 #[derive(Clone, Copy, Debug, Default)]
 struct Escape {
     backslash: bool,
-    /// Hex digits still to come of `\uXXXX`.
+    /// Hex digits still to come of a Unicode escape.
     hex_left: u8,
     unit: u32,
     high: u32,
