@@ -47,6 +47,8 @@ use mend::Broken;
 const RELAXED_WINDOW: Duration = Duration::from_millis(20);
 /// How long a busy writer waits for those it has just answered, before it commits with fewer than last time.
 const GATHER: Duration = Duration::from_micros(300);
+/// Fewer than this many in a commit is no crowd to wait for: the wait would cost more than the commit it saves.
+const CROWD: usize = 16;
 /// How often the writer looks round when nobody asks.
 const TICK: Duration = Duration::from_secs(1);
 /// Most entries one request may become: positions in a block have 16 bits.
@@ -214,8 +216,8 @@ impl Writer {
     fn window(&self, taken: usize) -> Duration {
         match self.durability {
             Durability::Relaxed if !self.builder.is_empty() => RELAXED_WINDOW,
-            // Alone, or everybody of last time is here again: at once.
-            _ if self.last_batch <= 2 || taken >= self.last_batch => Duration::ZERO,
+            // Nearly alone, or everybody of last time is here again: at once.
+            _ if self.last_batch < CROWD || taken >= self.last_batch => Duration::ZERO,
             _ => GATHER,
         }
     }
