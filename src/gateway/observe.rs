@@ -33,6 +33,9 @@ use super::ticket::Ticket;
 
 /// How long an upstream is read on for its usage after its caller left.
 const DRAIN: Duration = Duration::from_secs(30);
+/// What may still follow the last event of a stream, and for how long.
+const REST_BYTES: usize = 64 * 1024;
+const REST_TIME: Duration = Duration::from_secs(5);
 
 type Reply = oneshot::Sender<Result<Response<Body>, Refused>>;
 type Out = mpsc::Sender<io::Result<Frame<Bytes>>>;
@@ -390,10 +393,15 @@ impl Flow {
         }
     }
 
-    /// Whatever follows the last event: nothing, or a blank line.
+    /// Whatever follows the last event: nothing, or a blank line. It is settled and no longer weighed, so there is little
+    /// patience for it: a provider that goes on is not listened to.
     async fn rest(&mut self) {
-        while let Ok(Some(Ok(frame))) = timeout(self.idle, self.upstream.frame()).await {
+        let by = tokio::time::Instant::now() + REST_TIME;
+        let mut left = REST_BYTES;
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout_at(by, self.upstream.frame()).await {
             let Ok(data) = frame.into_data() else { continue };
+            let Some(rest) = left.checked_sub(data.len()) else { return };
+            left = rest;
             if self.send(&mut vec![data]).await.is_err() {
                 return;
             }

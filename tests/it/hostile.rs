@@ -7,7 +7,7 @@ use weighbridge::domain::{Outcome, UsageBasis};
 
 use crate::support::client::{parse, read_answer};
 use crate::support::upstream::{self, Step, chunk, events_head, last_chunk};
-use crate::support::{Setup, TestApp, chat_answer, chat_request, server};
+use crate::support::{Setup, TestApp, chat_answer, chat_events, chat_request, server};
 
 const CHAT: &str = "/openai/v1/chat/completions";
 
@@ -148,6 +148,22 @@ async fn a_silent_upstream_is_given_up() {
     app.upstream.next(vec![events_head(), Step::Hang]);
     let answer = app.client().post(CHAT, &chat_request(r#","stream":true"#)).await;
     assert!(answer.whole && answer.text().contains("\"error\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_weight_passes_after_the_last_event() {
+    let app = TestApp::start().await;
+    let more = chunk(format!(": {}\n\n", "x".repeat(1_000)).as_bytes());
+    let mut steps = vec![events_head()];
+    steps.extend(chat_events(Some((10, 5))).iter().map(|event| Step::Send(chunk(event.as_bytes()))));
+    steps.extend([Step::Repeat(more, 2_000), Step::Hang]);
+    app.upstream.next(steps);
+    let asked = r#","stream":true,"stream_options":{"include_usage":true}"#;
+    let answer = app.client().post(CHAT, &chat_request(asked)).await;
+    assert!(answer.whole && answer.text().contains("[DONE]"));
+    assert!(answer.body.len() < 80 * 1024, "{} bytes passed", answer.body.len());
+    let call = app.settled(&answer).await;
+    assert_eq!((call.outcome, call.usage_basis), (Outcome::Completed, UsageBasis::Vendor));
 }
 
 /// Resident memory of this process, in MiB.
