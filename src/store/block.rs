@@ -1,4 +1,4 @@
-//! How the entries of one commit lie in a value of `block.v1`, and their erasable groups in values of `group.v1`.
+//! How entries lie in a value of `block.v1`, and their erasable groups in values of `group.v1`.
 //!
 //! All integers are little-endian. Nothing here is trusted when it is read: lengths are bounded by the value, and what
 //! counts (leaf, commitment) is checked by hash by whoever reads for proof.
@@ -22,21 +22,44 @@
 //! | groups 1 and 4: salt, then the group | 16 + group |
 //! | groups 2 and 3: number of the data key, nonce, then AES-256-GCM of (salt, group), tag at the end | 4 + 12 + 16 + group + 16 |
 //!
-//! Groups stand in values of their own so that erasing one rewrites no entry. The associated data of a sealed group is
-//! the text `group.v1` and (epoch, sequence, group) as 8 + 8 + 1 bytes: a value moved elsewhere does not open. A later
-//! layout (large compressed blocks) takes another version; the leaves, and so the tree, stay the same.
+//! | either value, packed | bytes |
+//! | --- | --- |
+//! | version of the layout | 1: the number 2 |
+//! | length of what is packed | 4 |
+//! | one zstd frame of what follows the version in layout 1 | the rest |
+//!
+//! A commit goes to the log in layout 1, as it is. In the month's file the entries of many commits share one block, a
+//! *stretch*: up to [`STRETCH`] entries, ending where a tile ends, packed. Groups stand in values of their own so that
+//! erasing one rewrites no entry. The associated data of a sealed group is the text `group.v1` and (epoch, sequence,
+//! group) as 8 + 8 + 1 bytes: a value moved elsewhere does not open. How entries are packed changes no leaf, and so not
+//! the tree.
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::domain::Micros;
 use crate::ledger::codec;
 use crate::ledger::entry::{Entry, Erasable, MAX_ENTRY_BYTES};
 use crate::ledger::leaf::{self, Leaf};
 
-/// Version of both layouts.
+/// Version of the plain layout of both values.
 const LAYOUT: u8 = 1;
+/// Version of a packed value.
+const PACKED: u8 = 2;
+/// Fast, and most of what there is to win: names that repeat from entry to entry.
+const ZSTD_LEVEL: i32 = 1;
+/// Longest value that is unpacked, in bytes: what a stretch may have, with room.
+const MAX_UNPACKED: usize = 1 << 29;
+/// Entries a stretch has once it is whole: those of one tile.
+pub const STRETCH: u64 = 256;
+/// A stretch ends early once it has this many bytes.
+const MAX_STRETCH_BYTES: usize = 4 << 20;
 /// Bytes of a salt.
 pub const SALT: usize = 16;
-/// Most entries in one block.
+/// Entries after which a commit waits for no more.
 pub const MAX_ENTRIES: usize = 1_000;
+/// Most entries in one block: positions have 16 bits.
+const MOST_ENTRIES: usize = 1 << 16;
 /// Longest erasable group of one entry, in bytes.
 pub const MAX_GROUP_BYTES: usize = 1 << 20;
 
@@ -98,7 +121,8 @@ impl Prepared {
     }
 }
 
-/// The values of one commit under construction.
+/// The values of a block under construction, in layout 1: a commit, or a stretch that grows from commit to commit.
+#[derive(Clone)]
 pub struct Builder {
     pub first: u64,
     pub count: usize,
@@ -114,8 +138,40 @@ impl Builder {
         Builder { first, count: 0, block: vec![LAYOUT], groups: Default::default(), at: Micros(0) }
     }
 
+    /// A block that was written, to be added to.
+    pub fn resume(first: u64, block: &[u8], groups: [Option<&[u8]>; 4]) -> Result<Builder, String> {
+        let plain = |value: Option<&[u8]>| -> Result<Vec<u8>, String> {
+            let Some(value) = value else { return Ok(Vec::new()) };
+            Ok([&[LAYOUT], &*unpacked(value)?].concat())
+        };
+        let [one, two, three, four] = groups;
+        let block = plain(Some(block))?;
+        let count = ends(&block)?.len();
+        Ok(Builder {
+            first,
+            count,
+            block,
+            groups: [plain(one)?, plain(two)?, plain(three)?, plain(four)?],
+            at: Micros(0),
+        })
+    }
+
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Sequence after the last entry.
+    pub fn end(&self) -> u64 {
+        self.first + self.count as u64
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.block.len() + self.groups.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Whether nothing more belongs into this stretch.
+    pub fn is_whole(&self) -> bool {
+        self.count > 0 && (self.end().is_multiple_of(STRETCH) || self.bytes() >= MAX_STRETCH_BYTES)
     }
 
     /// Adds the next entry; `groups` are (group, value as stored).
@@ -127,30 +183,99 @@ impl Builder {
         block.extend_from_slice(&raw.salt);
         block.extend_from_slice(&raw.body);
         for (group, bytes) in groups {
-            let value = &mut self.groups[usize::from(*group) - 1];
-            if value.is_empty() {
-                value.push(LAYOUT);
-            }
-            value.extend_from_slice(&(self.count as u16).to_le_bytes());
-            value.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-            value.extend_from_slice(bytes);
+            self.push_group(usize::from(*group) - 1, self.count, bytes);
         }
         self.count += 1;
         self.at = at;
     }
+
+    fn push_group(&mut self, group: usize, position: usize, bytes: &[u8]) {
+        let value = &mut self.groups[group];
+        if value.is_empty() {
+            value.push(LAYOUT);
+        }
+        value.extend_from_slice(&(position as u16).to_le_bytes());
+        value.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        value.extend_from_slice(bytes);
+    }
+
+    /// Adds a commit's entries to the stretches so far; the last of them may not be whole yet. The commit follows on.
+    pub fn stretch(stretches: &mut Vec<Builder>, commit: &Builder) -> Result<(), String> {
+        let ends = ends(&commit.block)?;
+        let mut from = 0;
+        while from < ends.len() {
+            let next = commit.first + from as u64;
+            if stretches.last().is_none_or(Builder::is_whole) {
+                stretches.push(Builder::new(next));
+            }
+            let Some(stretch) = stretches.last_mut().filter(|stretch| stretch.end() == next) else {
+                return Err(format!("entry {next} does not follow on"));
+            };
+            let room = (STRETCH - next % STRETCH) as usize;
+            let to = ends.len().min(from + room);
+            stretch.take(commit, &ends, from..to)?;
+            from = to;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, other: &Builder, ends: &[usize], range: Range<usize>) -> Result<(), String> {
+        let start = if range.start == 0 { 1 } else { ends[range.start - 1] };
+        self.block.extend_from_slice(&other.block[start..ends[range.end - 1]]);
+        for (group, value) in other.groups.iter().enumerate().filter(|(_, value)| !value.is_empty()) {
+            let mut rest = &value[1..];
+            while let Some((position, bytes)) = next_group(&mut rest)? {
+                if range.contains(&position) {
+                    self.push_group(group, self.count + position - range.start, bytes);
+                }
+            }
+        }
+        self.count += range.len();
+        self.at = other.at;
+        Ok(())
+    }
+}
+
+/// Where each entry of a plain block ends.
+fn ends(block: &[u8]) -> Result<Vec<usize>, String> {
+    let mut rest = block.get(1..).unwrap_or_default();
+    let mut ends = Vec::new();
+    while !rest.is_empty() {
+        take_sized(&mut rest, 2)?;
+        take_sized(&mut rest, 2)?;
+        ends.push(block.len() - rest.len());
+    }
+    Ok(ends)
+}
+
+/// A value as it is to be stored: packed, where that is shorter.
+pub fn pack(value: &[u8]) -> Cow<'_, [u8]> {
+    let Some((&LAYOUT, rest)) = value.split_first() else { return Cow::Borrowed(value) };
+    let (Ok(frame), Ok(length)) = (zstd::bulk::compress(rest, ZSTD_LEVEL), u32::try_from(rest.len())) else {
+        return Cow::Borrowed(value);
+    };
+    if frame.len() + 4 >= rest.len() {
+        return Cow::Borrowed(value);
+    }
+    let mut packed = Vec::with_capacity(5 + frame.len());
+    packed.push(PACKED);
+    packed.extend_from_slice(&length.to_le_bytes());
+    packed.extend_from_slice(&frame);
+    Cow::Owned(packed)
 }
 
 /// Splits a value of `block.v1` into its entries.
 pub fn read_block(value: &[u8]) -> Result<Vec<Raw>, String> {
-    let mut rest = versioned(value)?;
+    let plain = unpacked(value)?;
+    let mut rest = &*plain;
     let mut entries = Vec::new();
     while !rest.is_empty() {
         let leaf = take_sized(&mut rest, 2)?.to_vec();
         let salted = take_sized(&mut rest, 2)?;
         let (salt, body) = salted.split_first_chunk::<SALT>().ok_or("a salt is cut short")?;
         entries.push(Raw { leaf, salt: *salt, body: body.to_vec() });
-        if entries.len() > MAX_ENTRIES {
-            return Err(format!("a block has more than {MAX_ENTRIES} entries"));
+        if entries.len() > MOST_ENTRIES {
+            return Err(format!("a block has more than {MOST_ENTRIES} entries"));
         }
     }
     Ok(entries)
@@ -158,21 +283,44 @@ pub fn read_block(value: &[u8]) -> Result<Vec<Raw>, String> {
 
 /// Splits a value of `group.v1` into (position in the block, bytes as stored).
 pub fn read_groups(value: &[u8]) -> Result<Vec<(u16, Vec<u8>)>, String> {
-    let mut rest = versioned(value)?;
+    let plain = unpacked(value)?;
+    let mut rest = &*plain;
     let mut groups = Vec::new();
-    while !rest.is_empty() {
-        let position = take(&mut rest, 2)?;
-        groups.push((u16::from_le_bytes([position[0], position[1]]), take_sized(&mut rest, 4)?.to_vec()));
-        if groups.len() > MAX_ENTRIES {
-            return Err(format!("a block has more than {MAX_ENTRIES} groups of a kind"));
+    while let Some((position, bytes)) = next_group(&mut rest)? {
+        groups.push((position as u16, bytes.to_vec()));
+        if groups.len() > MOST_ENTRIES {
+            return Err(format!("a block has more than {MOST_ENTRIES} groups of a kind"));
         }
     }
     Ok(groups)
 }
 
-fn versioned(value: &[u8]) -> Result<&[u8], String> {
+/// The next group of a value in layout 1, behind its version: position of its entry, bytes as stored.
+fn next_group<'a>(rest: &mut &'a [u8]) -> Result<Option<(usize, &'a [u8])>, String> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let position = take(rest, 2)?;
+    let position = usize::from(u16::from_le_bytes([position[0], position[1]]));
+    Ok(Some((position, take_sized(rest, 4)?)))
+}
+
+/// What follows the version in layout 1, of a value in either layout.
+fn unpacked(value: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     match value.split_first() {
-        Some((&LAYOUT, rest)) => Ok(rest),
+        Some((&LAYOUT, rest)) => Ok(Cow::Borrowed(rest)),
+        Some((&PACKED, rest)) => {
+            let (length, frame) = rest.split_first_chunk::<4>().ok_or("a packed block is cut short")?;
+            let length = u32::from_le_bytes(*length) as usize;
+            if length > MAX_UNPACKED {
+                return Err(format!("a packed block says it has {length} bytes"));
+            }
+            let plain = zstd::bulk::decompress(frame, length).map_err(|e| format!("a block does not unpack: {e}"))?;
+            if plain.len() != length {
+                return Err(format!("a packed block has {} bytes, not {length}", plain.len()));
+            }
+            Ok(Cow::Owned(plain))
+        }
         Some((version, _)) => Err(format!("layout {version} of a block is not known to this version")),
         None => Err("a block is empty".into()),
     }
@@ -207,6 +355,44 @@ mod tests {
         for cut in (2..builder.block.len()).filter(|&cut| cut != whole) {
             assert!(read_block(&builder.block[..cut]).is_err(), "{cut}");
         }
-        assert!(read_block(&[2]).unwrap_err().contains("layout 2"));
+        assert!(read_block(&[3]).unwrap_err().contains("layout 3"));
+        assert!(read_block(&[2, 255, 255, 255, 255, 0]).is_err());
+    }
+
+    #[test]
+    fn commits_of_any_size_become_stretches_that_end_where_tiles_end() {
+        let raw = |n: u64| Raw { leaf: vec![n as u8; 9], salt: [1; SALT], body: vec![n as u8; 40 + n as usize % 7] };
+        let groups = |n: u64| if n.is_multiple_of(3) { vec![(1, vec![n as u8; 20]), (4, vec![7; 33])] } else { vec![] };
+        let mut stretches = Vec::new();
+        let mut seq = 100;
+        for size in [1u64, 2, 300, 1, 513, 40, 1] {
+            let mut commit = Builder::new(seq);
+            (seq..seq + size).for_each(|n| commit.push(Micros(n as i64), &raw(n), &groups(n)));
+            seq += size;
+            Builder::stretch(&mut stretches, &commit).unwrap();
+            // As if it had been stored and read again.
+            let last = stretches.pop().unwrap();
+            let stored: Vec<_> = last.groups.iter().map(|g| pack(g)).collect();
+            let group = |n: usize| (!stored[n].is_empty()).then_some(&*stored[n]);
+            let again = Builder::resume(last.first, &pack(&last.block), [group(0), group(1), group(2), group(3)]);
+            assert_eq!(again.as_ref().unwrap().block, last.block);
+            stretches.push(again.unwrap());
+        }
+        let firsts: Vec<_> = stretches.iter().map(|s| (s.first, s.end())).collect();
+        assert_eq!(firsts, [(100, 256), (256, 512), (512, 768), (768, 958)]);
+        for stretch in &stretches {
+            let read = read_block(&pack(&stretch.block)).unwrap();
+            assert_eq!(read, (stretch.first..stretch.end()).map(raw).collect::<Vec<_>>());
+            for (group, place) in [(1u8, 0), (4, 1)] {
+                let found = read_groups(&pack(&stretch.groups[usize::from(group) - 1])).unwrap();
+                let with = (stretch.first..stretch.end()).filter(|n| n.is_multiple_of(3));
+                let expected = with.map(|n| ((n - stretch.first) as u16, groups(n)[place].1.clone()));
+                assert_eq!(found, expected.collect::<Vec<_>>());
+            }
+        }
+        let far = Builder { count: 0, ..Builder::new(2_000) };
+        let mut apart = Builder { block: far.block.clone(), ..far };
+        apart.push(Micros(1), &raw(1), &[]);
+        assert!(Builder::stretch(&mut stretches, &apart).is_err(), "a gap");
     }
 }

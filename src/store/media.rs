@@ -10,11 +10,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
+use redb::{
+    Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
+    StorageBackend,
+};
 
 use super::StoreError;
 
@@ -175,12 +179,96 @@ impl Media {
         }
     }
 
+    /// A file of plain bytes at fixed places, at least `len` bytes long and all of them written once, so that writing
+    /// them again changes nothing but the bytes: made, or lengthened with zeros, if it is missing or shorter.
+    pub fn open_raw(&self, name: &str, len: u64) -> io::Result<RawFile> {
+        let file = match self {
+            Media::Folder(dir) => {
+                let mut options = fs::OpenOptions::new();
+                options.read(true).write(true).create(true).truncate(false);
+                RawFile::Disk(options.open(dir.join(name))?)
+            }
+            Media::Memory(memory) => RawFile::Memory(memory.backend(name)),
+        };
+        let old = file.len()?;
+        if old < len {
+            file.lengthen(old, len)?;
+            self.sync_names()?;
+        }
+        Ok(file)
+    }
+
+    /// The same file for reading only; `None` where it does not exist.
+    pub fn open_raw_read_only(&self, name: &str) -> io::Result<Option<RawFile>> {
+        match self {
+            Media::Folder(dir) => match fs::File::open(dir.join(name)) {
+                Ok(file) => Ok(Some(RawFile::Disk(file))),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(e),
+            },
+            Media::Memory(memory) if memory.has(name) => Ok(Some(RawFile::Memory(memory.backend(name)))),
+            Media::Memory(_) => Ok(None),
+        }
+    }
+
     /// Makes new names in the folder survive a power cut.
     pub fn sync_names(&self) -> io::Result<()> {
         match self {
             Media::Folder(dir) => sync_folder(dir),
             Media::Memory(_) => Ok(()),
         }
+    }
+}
+
+/// Bytes at fixed places: what the log in front of the journal's files is kept in.
+pub enum RawFile {
+    Disk(fs::File),
+    Memory(Backend),
+}
+
+impl RawFile {
+    pub fn len(&self) -> io::Result<u64> {
+        match self {
+            RawFile::Disk(file) => Ok(file.metadata()?.len()),
+            RawFile::Memory(file) => StorageBackend::len(file),
+        }
+    }
+
+    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            RawFile::Disk(file) => file.read_exact_at(out, offset),
+            RawFile::Memory(file) => StorageBackend::read(file, offset, out),
+        }
+    }
+
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            RawFile::Disk(file) => file.write_all_at(bytes, offset),
+            RawFile::Memory(file) => StorageBackend::write(file, offset, bytes),
+        }
+    }
+
+    /// Waits until what was written is on disk.
+    pub fn sync(&self) -> io::Result<()> {
+        match self {
+            RawFile::Disk(file) => file.sync_data(),
+            RawFile::Memory(file) => StorageBackend::sync_data(file),
+        }
+    }
+
+    fn lengthen(&self, old: u64, len: u64) -> io::Result<()> {
+        if let RawFile::Memory(file) = self {
+            StorageBackend::set_len(file, len)?;
+            return self.sync();
+        }
+        let zeros = vec![0; 1 << 20];
+        let mut at = old;
+        while at < len {
+            let part = zeros.len().min((len - at) as usize);
+            self.write_at(at, &zeros[..part])?;
+            at += part as u64;
+        }
+        self.sync()
     }
 }
 
@@ -247,6 +335,10 @@ impl Memory {
         Ok(())
     }
 
+    fn has(&self, name: &str) -> bool {
+        lock(&self.files).contains_key(name)
+    }
+
     fn backend(&self, name: &str) -> Backend {
         let pages = lock(&self.files).entry(name.into()).or_default().clone();
         Backend { memory: self.clone(), born: self.generation.load(Ordering::SeqCst), pages }
@@ -286,7 +378,8 @@ impl Pages {
     }
 }
 
-struct Backend {
+/// One file's handle; of no use after a crash.
+pub struct Backend {
     memory: Memory,
     born: u64,
     pages: Arc<Mutex<Pages>>,
@@ -307,7 +400,7 @@ impl Backend {
     }
 }
 
-impl redb::StorageBackend for Backend {
+impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
         Ok(self.pages()?.bytes.len() as u64)
     }
