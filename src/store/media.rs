@@ -3,24 +3,21 @@
 //! redb files are opened here and nowhere else, so that cache sizes, the concurrency mode and the test doubles are chosen
 //! in one place. Small side files (the running snapshot, `head.log`) go through the same door.
 //!
-//! The in-memory medium keeps what was written apart from what was synced: [`Memory::crash`] throws away every write
-//! that no sync followed, as a power cut does, and [`Memory::fail_writes`] makes a disk that is full.
+//! The in-memory medium keeps what was written apart from what was synced, and fails as it is told to.
 
-use std::collections::BTreeMap;
-use std::fmt;
+pub mod faults;
+mod memory;
+
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{
-    Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
-    StorageBackend,
-};
+use redb::{Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
 
 use super::StoreError;
+
+pub use memory::{Backend, Event, Memory};
 
 /// Cache of the journal file that is written, in bytes.
 pub const HOT_CACHE: usize = 32 << 20;
@@ -115,10 +112,7 @@ impl Media {
                 }
                 names
             }
-            Media::Memory(memory) => {
-                let files = lock(&memory.files);
-                files.keys().cloned().chain(lock(&memory.side).keys().cloned()).collect()
-            }
+            Media::Memory(memory) => memory.names(),
         };
         names.sort();
         Ok(names)
@@ -132,7 +126,7 @@ impl Media {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(e) => Err(e),
             },
-            Media::Memory(memory) => Ok(lock(&memory.side).get(name).cloned()),
+            Media::Memory(memory) => memory.read_side(name),
         }
     }
 
@@ -147,27 +141,24 @@ impl Media {
                 fs::rename(new, old)?;
                 sync_folder(dir)
             }
-            Media::Memory(memory) => {
-                memory.check()?;
-                lock(&memory.side).insert(name.into(), bytes.to_vec());
-                Ok(())
-            }
+            Media::Memory(memory) => memory.replace_side(name, bytes),
         }
     }
 
-    /// Adds to the end of a side file and waits until it is on disk.
-    pub fn append_side(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    /// Adds a line (or several) to a side file and waits until it is on disk. Half a line that a failed attempt left is
+    /// cut off first: two halves would be a line that nobody wrote.
+    pub fn append_side(&self, name: &str, line: &[u8]) -> io::Result<()> {
         match self {
             Media::Folder(dir) => {
-                let mut file = fs::OpenOptions::new().create(true).append(true).open(dir.join(name))?;
-                file.write_all(bytes)?;
+                let path = dir.join(name);
+                let mut file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+                let end = end_of_lines(&mut file)?;
+                file.set_len(end)?;
+                file.seek(SeekFrom::Start(end))?;
+                file.write_all(line)?;
                 file.sync_data()
             }
-            Media::Memory(memory) => {
-                memory.check()?;
-                lock(&memory.side).entry(name.into()).or_default().extend_from_slice(bytes);
-                Ok(())
-            }
+            Media::Memory(memory) => memory.append_side(name, line),
         }
     }
 
@@ -175,7 +166,7 @@ impl Media {
     pub fn remove_side(&self, name: &str) {
         match self {
             Media::Folder(dir) => drop(fs::remove_file(dir.join(name))),
-            Media::Memory(memory) => drop(lock(&memory.side).remove(name)),
+            Media::Memory(memory) => memory.remove_side(name),
         }
     }
 
@@ -215,7 +206,7 @@ impl Media {
     pub fn sync_names(&self) -> io::Result<()> {
         match self {
             Media::Folder(dir) => sync_folder(dir),
-            Media::Memory(_) => Ok(()),
+            Media::Memory(memory) => memory.sync_names(),
         }
     }
 }
@@ -230,21 +221,21 @@ impl RawFile {
     pub fn len(&self) -> io::Result<u64> {
         match self {
             RawFile::Disk(file) => Ok(file.metadata()?.len()),
-            RawFile::Memory(file) => StorageBackend::len(file),
+            RawFile::Memory(file) => file.length(),
         }
     }
 
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match self {
             RawFile::Disk(file) => file.read_exact_at(out, offset),
-            RawFile::Memory(file) => StorageBackend::read(file, offset, out),
+            RawFile::Memory(file) => file.read_at(offset, out),
         }
     }
 
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         match self {
             RawFile::Disk(file) => file.write_all_at(bytes, offset),
-            RawFile::Memory(file) => StorageBackend::write(file, offset, bytes),
+            RawFile::Memory(file) => file.write_at(offset, bytes),
         }
     }
 
@@ -252,13 +243,13 @@ impl RawFile {
     pub fn sync(&self) -> io::Result<()> {
         match self {
             RawFile::Disk(file) => file.sync_data(),
-            RawFile::Memory(file) => StorageBackend::sync_data(file),
+            RawFile::Memory(file) => file.sync(),
         }
     }
 
     fn lengthen(&self, old: u64, len: u64) -> io::Result<()> {
         if let RawFile::Memory(file) = self {
-            StorageBackend::set_len(file, len)?;
+            file.set_length(len)?;
             return self.sync();
         }
         let zeros = vec![0; 1 << 20];
@@ -272,6 +263,23 @@ impl RawFile {
     }
 }
 
+/// Where the last whole line of a file ends.
+fn end_of_lines(file: &mut fs::File) -> io::Result<u64> {
+    let mut end = file.seek(SeekFrom::End(0))?;
+    let mut last = [0; 256];
+    while end > 0 {
+        let start = end.saturating_sub(last.len() as u64);
+        let part = &mut last[..(end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|b| *b == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
 fn sync_folder(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }
@@ -280,163 +288,4 @@ fn sync_folder(dir: &Path) -> io::Result<()> {
 pub fn catch<T>(file: &str, f: impl FnOnce() -> T) -> Result<T, StoreError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(f))
         .map_err(|_| StoreError::Damaged { file: file.into(), what: "a page cannot be read".into() })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A data folder in memory; clones are the same folder, so that a test can close a ledger and open it again.
-#[derive(Clone, Default)]
-pub struct Memory {
-    files: Arc<Mutex<BTreeMap<String, Arc<Mutex<Pages>>>>>,
-    side: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
-    failing: Arc<AtomicBool>,
-    /// Counts crashes: a handle from before one may not touch what came after it.
-    generation: Arc<AtomicU64>,
-}
-
-impl Memory {
-    pub fn new() -> Memory {
-        Memory::default()
-    }
-
-    /// Loses every write that was not synced. Handles from before see an error from now on, like a dead process's.
-    pub fn crash(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        for pages in lock(&self.files).values() {
-            lock(pages).lose_unsynced();
-        }
-    }
-
-    /// From now on every write fails (`true`), or works again.
-    pub fn fail_writes(&self, failing: bool) {
-        self.failing.store(failing, Ordering::SeqCst);
-    }
-
-    /// Changes one byte of a file, as a bad disk or a stranger would.
-    pub fn flip(&self, name: &str, offset: usize) {
-        if let Some(pages) = lock(&self.files).get(name)
-            && let Some(byte) = lock(pages).bytes.get_mut(offset)
-        {
-            *byte ^= 0x01;
-        }
-    }
-
-    /// The bytes of a redb file.
-    pub fn bytes(&self, name: &str) -> Vec<u8> {
-        lock(&self.files).get(name).map(|p| lock(p).bytes.clone()).unwrap_or_default()
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.failing.load(Ordering::SeqCst) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
-        }
-        Ok(())
-    }
-
-    fn has(&self, name: &str) -> bool {
-        lock(&self.files).contains_key(name)
-    }
-
-    fn backend(&self, name: &str) -> Backend {
-        let pages = lock(&self.files).entry(name.into()).or_default().clone();
-        Backend { memory: self.clone(), born: self.generation.load(Ordering::SeqCst), pages }
-    }
-}
-
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Memory")
-    }
-}
-
-/// A file's bytes, and how to undo what was not synced.
-#[derive(Default)]
-struct Pages {
-    bytes: Vec<u8>,
-    /// Newest last: what stood there before a write, or the length before a change of length.
-    undo: Vec<Undo>,
-}
-
-enum Undo {
-    Write(usize, Vec<u8>),
-    Length(usize, Vec<u8>),
-}
-
-impl Pages {
-    fn lose_unsynced(&mut self) {
-        while let Some(undo) = self.undo.pop() {
-            match undo {
-                Undo::Write(at, old) => self.bytes[at..at + old.len()].copy_from_slice(&old),
-                Undo::Length(len, tail) => {
-                    self.bytes.truncate(len);
-                    self.bytes.extend_from_slice(&tail);
-                }
-            }
-        }
-    }
-}
-
-/// One file's handle; of no use after a crash.
-pub struct Backend {
-    memory: Memory,
-    born: u64,
-    pages: Arc<Mutex<Pages>>,
-}
-
-impl fmt::Debug for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Backend")
-    }
-}
-
-impl Backend {
-    fn pages(&self) -> io::Result<MutexGuard<'_, Pages>> {
-        if self.memory.generation.load(Ordering::SeqCst) != self.born {
-            return Err(io::Error::other("the machine is gone"));
-        }
-        Ok(lock(&self.pages))
-    }
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.pages()?.bytes.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let pages = self.pages()?;
-        let start = offset as usize;
-        let bytes = pages.bytes.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.memory.check()?;
-        let mut pages = self.pages()?;
-        let (old, new) = (pages.bytes.len(), len as usize);
-        let tail = pages.bytes.get(new..).map(<[u8]>::to_vec).unwrap_or_default();
-        pages.bytes.resize(new, 0);
-        pages.undo.push(Undo::Length(old.min(new), tail));
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.memory.check()?;
-        self.pages()?.undo.clear();
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.memory.check()?;
-        let mut pages = self.pages()?;
-        let start = offset as usize;
-        let place = pages.bytes.get_mut(start..start + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        let old = place.to_vec();
-        place.copy_from_slice(data);
-        pages.undo.push(Undo::Write(start, old));
-        Ok(())
-    }
 }

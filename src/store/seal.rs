@@ -83,9 +83,12 @@ impl RootKey {
     pub fn load(media: &Media) -> Result<RootKey, StoreError> {
         let Media::Folder(dir) = media else {
             let name = "root.key";
-            let kept = media.read_side(name).ok().flatten().and_then(|b| <[u8; 32]>::try_from(b).ok());
+            let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{name}`: {e}"));
+            let kept = media.read_side(name).map_err(unwritable)?.and_then(|b| <[u8; 32]>::try_from(b).ok());
             let bytes = kept.unwrap_or_else(random);
-            media.replace_side(name, &bytes).map_err(|e| StoreError::Unwritable(e.to_string()))?;
+            if kept.is_none() {
+                media.replace_side(name, &bytes).map_err(unwritable)?;
+            }
             return Ok(RootKey::from_bytes(&bytes));
         };
         if let Some(credentials) = std::env::var_os("CREDENTIALS_DIRECTORY") {
