@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 
 use crate::config::{Declared, KeyDeclaration, Noun};
-use crate::domain::catalogue::{KeyStatus, OwnerKind};
+use crate::domain::catalogue::{KeyStatus, Map, OwnerKind};
 use crate::domain::{Budget, Catalogue, Change, Key, Micros, Organisation, Owner, Policy, PriceOverride, Provider};
 
 use super::apply::Contact;
@@ -95,7 +95,7 @@ impl Draft<'_> {
         &mut self,
         noun: &'static str,
         id: &str,
-        before: &BTreeMap<String, Arc<T>>,
+        before: &Map<String, Arc<T>>,
         after: T,
         change: fn(String, Option<T>) -> Change,
     ) where

@@ -1,17 +1,18 @@
 //! Balances: what each period of each budget has posted and holds. Part of the state, changed by `apply` alone.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Alert, Opening};
 use crate::domain::call::BudgetHold;
+use crate::domain::catalogue::Map;
 
 /// Balances by budget.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
     /// A budget's periods in the order in which entries first touched them.
-    by_budget: BTreeMap<String, Vec<Period>>,
+    by_budget: Map<String, Arc<Vec<Period>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,9 +64,10 @@ impl Accounts {
     fn touch(&mut self, budget: &str, period: &str) -> &mut Period {
         // Two lookups, but no copy of the id on the way every call takes.
         if !self.by_budget.contains_key(budget) {
-            self.by_budget.insert(budget.to_owned(), Vec::with_capacity(2));
+            self.by_budget.insert(budget.to_owned(), Arc::new(Vec::with_capacity(2)));
         }
         let periods = self.by_budget.get_mut(budget).expect("it was put there just now");
+        let periods = Arc::make_mut(periods);
         let at = match periods.iter().rposition(|p| p.id == period) {
             Some(at) => at,
             None => {
@@ -91,7 +93,7 @@ impl Accounts {
     /// A hold becomes what it came to. A budget that is gone takes nothing.
     pub(super) fn post(&mut self, hold: &BudgetHold, amount: i128) {
         let Some(periods) = self.by_budget.get_mut(&hold.budget) else { return };
-        let Some(period) = periods.iter_mut().rev().find(|p| p.id == hold.period) else { return };
+        let Some(period) = Arc::make_mut(periods).iter_mut().rev().find(|p| p.id == hold.period) else { return };
         period.held = period.held.saturating_sub(hold.amount);
         period.open_holds = period.open_holds.saturating_sub(1);
         period.posted = period.posted.saturating_add(amount);

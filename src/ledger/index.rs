@@ -7,19 +7,22 @@ use std::sync::Arc;
 
 use super::entry::Admit;
 use crate::budget::{Calendar, Window};
-use crate::domain::catalogue::covers;
+use crate::domain::catalogue::{Map, covers};
 use crate::domain::{Budget, Dimension, Micros};
 
 /// Budgets by one exact word of their `match`, the others apart.
 #[derive(Clone, Debug, Default)]
 pub struct BudgetIndex {
-    exact: BTreeMap<Dimension, BTreeMap<String, Vec<Arc<Covered>>>>,
+    exact: BTreeMap<Dimension, Map<String, List>>,
     /// Without an exact word: looked at for every call.
-    rest: Vec<Arc<Covered>>,
-    calendars: BTreeMap<String, Arc<Covered>>,
+    rest: List,
+    calendars: Map<String, Arc<Covered>>,
     /// The period the newest hold on a budget was in.
-    windows: BTreeMap<String, Window>,
+    windows: Map<String, Arc<Window>>,
 }
+
+/// In ascending order of ids. Shared by copies of the index until one of them changes it.
+type List = Arc<Vec<Arc<Covered>>>;
 
 /// A budget ready for use.
 #[derive(Debug)]
@@ -63,7 +66,10 @@ impl BudgetIndex {
             self.windows.remove(&old.id);
             self.calendars.remove(&old.id);
             let list = self.list(old);
-            list.retain(|c| c.budget.id != old.id);
+            if let Ok(at) = list.binary_search_by(|c| c.budget.id.as_str().cmp(&old.id)) {
+                list.remove(at);
+            }
+            self.tidy(old);
         }
         let Some(new) = after else { return };
         let Ok(calendar) = Calendar::of(new) else { return };
@@ -75,9 +81,21 @@ impl BudgetIndex {
     }
 
     fn list(&mut self, budget: &Budget) -> &mut Vec<Arc<Covered>> {
-        match filed_under(budget) {
+        Arc::make_mut(match filed_under(budget) {
             Some((dimension, value)) => self.exact.entry(dimension).or_default().entry(value.to_owned()).or_default(),
             None => &mut self.rest,
+        })
+    }
+
+    /// Keeps no empty list: words come and go.
+    fn tidy(&mut self, budget: &Budget) {
+        let Some((dimension, value)) = filed_under(budget) else { return };
+        let Some(by_value) = self.exact.get_mut(&dimension) else { return };
+        if by_value.get(value).is_some_and(|list| list.is_empty()) {
+            by_value.remove(value);
+        }
+        if by_value.is_empty() {
+            self.exact.remove(&dimension);
         }
     }
 
@@ -98,7 +116,7 @@ impl BudgetIndex {
     /// The period of a budget at an instant: remembered from the last hold, or cut anew.
     pub fn window(&self, budget: &str, at: Micros) -> Option<std::borrow::Cow<'_, Window>> {
         match self.windows.get(budget) {
-            Some(window) if window.contains(at) => Some(std::borrow::Cow::Borrowed(window)),
+            Some(window) if window.contains(at) => Some(std::borrow::Cow::Borrowed(&**window)),
             _ => self.calendars.get(budget).map(|c| std::borrow::Cow::Owned(c.calendar.window(at))),
         }
     }
@@ -109,7 +127,7 @@ impl BudgetIndex {
             return;
         }
         if let Some(covered) = self.calendars.get(budget) {
-            self.windows.insert(budget.to_owned(), covered.calendar.window(at));
+            self.windows.insert(budget.to_owned(), Arc::new(covered.calendar.window(at)));
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Bounded by what is declared and what is open, not by history: of each budget the current and the previous period are
 //! kept, and older ones while a call still holds on them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use super::entry::{Admit, Body, Entry, Erasable, Settle};
 use super::index::BudgetIndex;
 use crate::budget::amount::actual;
 use crate::domain::call::BudgetHold;
+use crate::domain::catalogue::Map;
 use crate::domain::{Budget, CallId, Catalogue, Change, Metric, Micros, Money, Usage};
 
 /// Version of the encoded state.
@@ -95,19 +95,20 @@ impl Open {
     }
 }
 
-/// The state of one epoch.
+/// The state of one epoch. A clone costs the same whatever is in it, so a snapshot is taken between two calls and encoded
+/// elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     next_seq: u64,
     last_ts: Micros,
     catalogue: Arc<Catalogue>,
     /// By sequence of the ADMIT, so oldest first.
-    open: BTreeMap<u64, Open>,
+    open: Map<u64, Arc<Open>>,
     accounts: Accounts,
     /// Derived: the open attempt of a call.
-    by_call: BTreeMap<(CallId, u8), u64>,
+    by_call: Map<(CallId, u8), u64>,
     /// Derived: provider → the vendor's id → ADMIT.
-    jobs: BTreeMap<String, BTreeMap<String, u64>>,
+    jobs: Map<String, Map<String, u64>>,
     #[serde(skip)]
     index: BudgetIndex,
 }
@@ -125,10 +126,10 @@ impl State {
             next_seq: 0,
             last_ts: Micros(0),
             catalogue: Arc::new(Catalogue { price_book: 1, ..Catalogue::default() }),
-            open: BTreeMap::new(),
+            open: Map::new(),
             accounts: Accounts::default(),
-            by_call: BTreeMap::new(),
-            jobs: BTreeMap::new(),
+            by_call: Map::new(),
+            jobs: Map::new(),
             index: BudgetIndex::default(),
         }
     }
@@ -150,12 +151,12 @@ impl State {
 
     /// Open attempts, oldest first.
     pub fn running(&self) -> impl Iterator<Item = &Open> {
-        self.open.values()
+        self.open.values().map(|open| &**open)
     }
 
     /// The open attempt of a call.
     pub fn open_attempt(&self, call: CallId, attempt: u8) -> Option<&Open> {
-        self.by_call.get(&(call, attempt)).and_then(|seq| self.open.get(seq))
+        self.by_call.get(&(call, attempt)).and_then(|seq| self.open.get(seq)).map(|open| &**open)
     }
 
     /// All kept periods of all budgets, by budget, older first.
@@ -255,10 +256,14 @@ impl State {
     pub fn without_persons(&self) -> State {
         let mut state = self.clone();
         let named = |owner: &Arc<crate::domain::Owner>| owner.name.is_some() || owner.email.is_some();
-        if state.catalogue.owners.values().any(named) {
-            for owner in Arc::make_mut(&mut state.catalogue).owners.values_mut().filter(|owner| named(owner)) {
-                let owner = Arc::make_mut(owner);
-                (owner.name, owner.email) = (None, None);
+        let ids: Vec<String> = state.catalogue.owners.values().filter(|o| named(o)).map(|o| o.id.clone()).collect();
+        if !ids.is_empty() {
+            let owners = &mut Arc::make_mut(&mut state.catalogue).owners;
+            for id in &ids {
+                if let Some(owner) = owners.get_mut(id) {
+                    let owner = Arc::make_mut(owner);
+                    (owner.name, owner.email) = (None, None);
+                }
             }
         }
         state
@@ -291,13 +296,13 @@ impl State {
             holds,
             lease_until: admit.lease_until,
         };
-        self.open.insert(seq, open);
+        self.open.insert(seq, Arc::new(open));
         self.by_call.insert(key, seq);
         Ok(())
     }
 
     // Ends an open attempt.
-    fn take(&mut self, seq: u64, reference: Option<u64>) -> Result<Open, ApplyError> {
+    fn take(&mut self, seq: u64, reference: Option<u64>) -> Result<Arc<Open>, ApplyError> {
         let open = reference.and_then(|r| self.open.remove(&r)).ok_or(ApplyError::NotOpen { seq, reference })?;
         self.by_call.remove(&(open.call, open.attempt));
         if let Some((vendor_id, _)) = &open.vendor {
@@ -324,6 +329,7 @@ impl State {
     fn job_state(&mut self, seq: u64, reference: Option<u64>, id: &str, state: &str) -> Result<(), ApplyError> {
         let not_open = ApplyError::NotOpen { seq, reference };
         let Some(open) = reference.and_then(|r| self.open.get_mut(&r)) else { return Err(not_open) };
+        let open = Arc::make_mut(open);
         open.job = true;
         let (admit, provider) = (open.seq, open.provider.clone());
         let before = open.vendor.replace((id.to_owned(), state.to_owned()));
@@ -344,21 +350,32 @@ impl State {
             // A removed budget takes its holds with it, so that one declared later under its id starts clean.
             None => {
                 self.accounts.remove(id);
-                self.open.values_mut().for_each(|open| open.holds.retain(|h| h.hold.budget != id));
+                self.each_on(id, |open, _| open.holds.retain(|h| h.hold.budget != id));
             }
             // It counts something else now: what is open is held in the new unit, what was posted in the old is gone.
             Some(metric) if old_metric.is_some_and(|old| old != metric) => {
                 self.accounts.remove(id);
-                for open in self.open.values_mut() {
+                self.each_on(id, |open, accounts| {
                     let need = open.need(metric);
                     for h in open.holds.iter_mut().filter(|h| h.hold.budget == id) {
                         h.metric = metric;
                         h.hold.amount = need;
-                        self.accounts.hold(&h.hold);
+                        accounts.hold(&h.hold);
                     }
-                }
+                });
             }
             Some(_) => {}
+        }
+    }
+
+    /// Every open call that holds on a budget.
+    fn each_on(&mut self, budget: &str, mut change: impl FnMut(&mut Open, &mut Accounts)) {
+        let holds_on = |open: &Open| open.holds.iter().any(|h| h.hold.budget == budget);
+        let seqs: Vec<u64> = self.running().filter(|open| holds_on(open)).map(|open| open.seq).collect();
+        for seq in seqs {
+            if let Some(open) = self.open.get_mut(&seq) {
+                change(Arc::make_mut(open), &mut self.accounts);
+            }
         }
     }
 
