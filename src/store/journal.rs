@@ -12,21 +12,30 @@
 //! | `cosig.v1` | (epoch, size, witness) | a cosignature line; registered, written by a later version |
 //! | `meta.v1` | name | `format`: 1 (8 bytes); `month`: text; `genesis`: epoch (8), first sequence (8), root before it (32) |
 //!
-//! A tile lies in the file of the month whose commit filled it. One redb transaction writes block, groups, edge and
-//! tiles of a commit together, `Immediate` and with quick-repair, so that a file opens at once after a crash whatever its
-//! size. Readers use short transactions and are not in the writer's way; a page that cannot be read is an error, not a
-//! panic.
+//! A tile lies in the file of the month whose entries filled it. A commit does not go there at once: it goes to
+//! `commit.log` ([`log`]) and is *pending* until it is fed to the month's file ([`feed`]). Readers see what is pending
+//! behind what the files have, so that to them a commit is there once it is acknowledged.
+//!
+//! One redb transaction writes stretches, groups, tiles and edge together, `Immediate` and with quick-repair, so that a
+//! file opens at once after a crash whatever its size. Readers use short transactions and are not in the writer's way; a
+//! page that cannot be read is an error, not a panic.
 
+pub mod feed;
+pub mod log;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Durability, ReadTransaction, TableDefinition, WriteTransaction};
 
-use crate::ledger::tree::Tree;
-
 use super::StoreError;
 use super::block::{self, Raw};
 use super::media::{File, HOT_CACHE, Media, catch};
-use super::tiles::Tile;
+use super::tiles::{Tile, tile_end};
+use super::writer::unpoisoned;
+use feed::Growing;
+use log::{Appended, Log};
 
 /// Size and right edge of the tree, the hashes of its whole subtrees from left to right.
 pub type Edge = (u64, Vec<[u8; 32]>);
@@ -54,11 +63,31 @@ pub struct Stored {
     pub groups: Vec<(u8, Vec<u8>)>,
 }
 
-/// What one commit writes.
-pub struct Commit<'a> {
-    pub block: &'a block::Builder,
-    pub tree: &'a Tree,
-    pub tiles: &'a [Tile],
+/// A commit on its way to the month's file.
+pub struct Pending {
+    pub commit: block::Builder,
+    /// Right edge of the tree after it.
+    pub edge: Vec<[u8; 32]>,
+    /// The tiles it fills.
+    pub tiles: Vec<Tile>,
+}
+
+impl Pending {
+    /// Sequence after its last entry.
+    pub fn end(&self) -> u64 {
+        self.commit.end()
+    }
+}
+
+/// How the newest month is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By the one process that writes.
+    Write,
+    /// To look at; no other process has it open.
+    Read,
+    /// To look at while a server writes.
+    Beside,
 }
 
 /// What a month begins with.
@@ -83,9 +112,17 @@ pub struct Sealed {
 /// The files, newest last. Shared by the writer and every reader.
 pub struct Journal {
     media: Media,
-    read_only: bool,
+    mode: Mode,
     pub epoch: u64,
     months: Mutex<Vec<Month>>,
+    /// Absent where nothing is written.
+    log: Mutex<Option<Log>>,
+    /// Commits that the newest file does not have yet, oldest first. Bounded by the log.
+    pending: Mutex<VecDeque<Arc<Pending>>>,
+    /// Entries the files have.
+    fed: AtomicU64,
+    /// Held while a feed is under way.
+    growing: Mutex<Growing>,
 }
 
 #[derive(Clone)]
@@ -104,15 +141,26 @@ impl Month {
 
 impl Journal {
     /// Opens the newest month; the others when they are asked for. A folder without a journal gives an empty one.
-    pub fn open(media: Media, read_only: bool) -> Result<Journal, StoreError> {
-        let journal = Journal { media, read_only, epoch: 0, months: Mutex::default() };
+    pub fn open(media: Media, mode: Mode) -> Result<Journal, StoreError> {
+        let journal = Journal {
+            media,
+            mode,
+            epoch: 0,
+            months: Mutex::default(),
+            log: Mutex::default(),
+            pending: Mutex::default(),
+            fed: AtomicU64::new(0),
+            growing: Mutex::default(),
+        };
         journal.reopen()?;
         Ok(journal)
     }
 
-    /// Drops every handle and opens the newest month again: after an error, redb's handles are of no more use.
+    /// Drops every handle, opens the newest month again and reads the log: after an error, handles are of no more use.
     pub fn reopen(&self) -> Result<(), StoreError> {
-        self.close()?;
+        let mut growing = unpoisoned(self.growing.lock());
+        *growing = Growing::Unknown;
+        self.close_files()?;
         let mut names: Vec<String> = self.media.names()?.iter().filter_map(|n| month_of(n)).collect();
         names.sort();
         let mut months: Vec<Month> = names.into_iter().map(|name| Month { name, file: None, first: None }).collect();
@@ -125,7 +173,50 @@ impl Journal {
             months.pop();
         }
         *self.lock() = months;
+        let fed = self.edge()?.map_or(0, |(size, _)| size);
+        let pending = match self.mode {
+            Mode::Write => {
+                let (log, pending) = Log::open(&self.media, self.epoch, fed)?;
+                *unpoisoned(self.log.lock()) = Some(log);
+                pending
+            }
+            Mode::Read => Log::read(&self.media, self.epoch, fed)?,
+            // A log that is being written may change under the eyes: what the files have is enough then.
+            Mode::Beside => Log::read(&self.media, self.epoch, fed).unwrap_or_default(),
+        };
+        self.fed.store(fed, Ordering::SeqCst);
+        *unpoisoned(self.pending.lock()) = pending.into_iter().map(Arc::new).collect();
         Ok(())
+    }
+
+    /// Entries there are, pending ones included.
+    pub fn size(&self) -> u64 {
+        let last = unpoisoned(self.pending.lock()).back().map(|pending| pending.end());
+        last.unwrap_or_else(|| self.fed())
+    }
+
+    /// Entries the files have.
+    pub fn fed(&self) -> u64 {
+        self.fed.load(Ordering::SeqCst)
+    }
+
+    /// Right edge of the tree of all entries, as it was written down with the last of them.
+    pub fn last_edge(&self) -> Result<Option<Edge>, StoreError> {
+        let last = unpoisoned(self.pending.lock()).back().map(|pending| (pending.end(), pending.edge.clone()));
+        last.map_or_else(|| self.edge(), |edge| Ok(Some(edge)))
+    }
+
+    /// Gives tiles to the pending commits that fill them: the log does not have them.
+    pub fn give_tiles(&self, tiles: Vec<Tile>) {
+        let mut pending = unpoisoned(self.pending.lock());
+        for tile in tiles {
+            let Some(end) = tile_end(tile.0, tile.1) else { continue };
+            let filler = pending.iter_mut().find(|p| p.commit.first < end && end <= p.end());
+            // Nobody reads or feeds yet: this is a start.
+            if let Some(filler) = filler.and_then(Arc::get_mut) {
+                filler.tiles.push(tile);
+            }
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Month>> {
@@ -135,7 +226,7 @@ impl Journal {
     /// Opens a month's file and reads where it begins.
     fn look_into(&self, month: &mut Month, newest: bool) -> Result<(), StoreError> {
         let name = month.file_name();
-        let file = match (&month.file, newest && !self.read_only) {
+        let file = match (&month.file, newest && self.mode == Mode::Write) {
             (Some(file), _) => file.clone(),
             (None, true) => Arc::new(self.media.open(&name, HOT_CACHE)?),
             (None, false) => Arc::new(self.media.open_read_only(&name)?),
@@ -224,8 +315,22 @@ impl Journal {
         Ok(months[0].first)
     }
 
-    /// Size and right edge of the tree as of the last commit.
-    pub fn edge(&self) -> Result<Option<Edge>, StoreError> {
+    /// The newest month's file.
+    fn newest(&self) -> Result<(String, Arc<File>), StoreError> {
+        let mut months = self.lock();
+        let last = months.len().checked_sub(1).ok_or(StoreError::Closed)?;
+        self.file(&mut months, last)
+    }
+
+    /// Lets go of the newest month's file: after an error its handle is of no more use.
+    fn drop_newest(&self) {
+        if let Some(month) = self.lock().last_mut() {
+            month.file = None;
+        }
+    }
+
+    /// Size and right edge of the tree as the files have it.
+    fn edge(&self) -> Result<Option<Edge>, StoreError> {
         let Some(last) = self.lock().len().checked_sub(1) else { return Ok(None) };
         let Some((name, file)) = self.file_at(last)? else { return Ok(None) };
         let value = reading(&name, &file, |txn| {
@@ -253,12 +358,9 @@ impl Journal {
 
     /// A full tile.
     pub fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        // The commit that wrote the last leaf under the tile wrote the tile.
-        let span = 1u64.checked_shl(8 * (u32::from(level) + 1));
-        let Some(last) = span.and_then(|span| (index + 1).checked_mul(span)).map(|end| end - 1) else {
-            return Ok(None);
-        };
-        let Some((name, file, _)) = self.file_of(last)? else { return Ok(None) };
+        // The feed that wrote the last leaf under the tile wrote the tile.
+        let Some(end) = tile_end(level, index) else { return Ok(None) };
+        let Some((name, file, _)) = self.file_of(end - 1)? else { return Ok(None) };
         reading(&name, &file, |txn| {
             let Some(table) = absent(txn.open_table(TILES))? else { return Ok(None) };
             Ok(table.get((self.epoch, level, index))?.map(|value| value.value().to_vec()))
@@ -268,6 +370,43 @@ impl Journal {
     /// Entries from `from` on, at least one whole block's rest if there is any, until `limit` are read; in one short
     /// read transaction per file.
     pub fn read(&self, from: u64, limit: usize, with_groups: bool) -> Result<Vec<Stored>, StoreError> {
+        // Looked at first: what is not pending any more by now, the files have.
+        let pending = self.pending_from(from, limit);
+        let mut entries = match pending.first() {
+            Some(first) if first.commit.first <= from => Vec::new(),
+            _ => self.read_files(from, limit, with_groups)?,
+        };
+        for pending in pending {
+            let next = from + entries.len() as u64;
+            if entries.len() >= limit {
+                break;
+            }
+            if pending.end() <= next {
+                continue;
+            }
+            if pending.commit.first > next {
+                return Err(damaged("journal", format!("entry {next} is missing")));
+            }
+            let skip = (next - pending.commit.first) as usize;
+            read_pending(&pending, skip, with_groups, &mut entries).map_err(|what| damaged(log::NAME, what))?;
+        }
+        entries.truncate(limit);
+        Ok(entries)
+    }
+
+    fn pending_from(&self, from: u64, limit: usize) -> Vec<Arc<Pending>> {
+        let pending = unpoisoned(self.pending.lock());
+        let start = pending.partition_point(|pending| pending.end() <= from);
+        let mut entries = 0;
+        let wanted = pending.range(start..).take_while(|next| {
+            let fits = entries < limit;
+            entries += next.commit.count;
+            fits
+        });
+        wanted.cloned().collect()
+    }
+
+    fn read_files(&self, from: u64, limit: usize, with_groups: bool) -> Result<Vec<Stored>, StoreError> {
         let mut entries = Vec::new();
         let Some((mut name, mut file, mut place)) = self.file_of(from)? else { return Ok(entries) };
         let mut next = from;
@@ -338,7 +477,6 @@ impl Journal {
                 }
                 next = next.max(first + count as u64);
                 if entries.len() >= limit {
-                    entries.truncate(limit);
                     return Ok(());
                 }
             }
@@ -350,12 +488,18 @@ impl Journal {
         }
     }
 
-    /// Begins a month: makes its file and writes its beginning together with its first block.
-    pub fn begin(&self, opening: &Opening<'_>, commit: &Commit<'_>) -> Result<(), StoreError> {
+    /// Begins a month: makes its file and writes its beginning together with its first commit. Everything before it is
+    /// in the file of the month before.
+    pub fn begin(&self, opening: &Opening<'_>, first: Pending) -> Result<(), StoreError> {
+        self.feed_all()?;
+        let mut growing = unpoisoned(self.growing.lock());
         let mut month = Month { name: opening.month.into(), file: None, first: Some(opening.first) };
         let name = month.file_name();
         let file = Arc::new(self.media.open(&name, HOT_CACHE)?);
         self.media.sync_names().map_err(|e| StoreError::Unwritable(e.to_string()))?;
+        let mut stretches = Vec::new();
+        block::Builder::stretch(&mut stretches, &first.commit).map_err(|what| damaged(&name, what))?;
+        let first = [Arc::new(first)];
         writing(&name, &file, |txn| {
             txn.open_table(CHECKPOINTS)?;
             txn.open_table(COSIGNATURES)?;
@@ -376,8 +520,10 @@ impl Journal {
             if let Some(persons) = opening.persons {
                 carried.insert(self.epoch, persons)?;
             }
-            self.write_commit(txn, commit)
+            self.write_stretches(txn, &stretches, &first)
         })?;
+        self.fed.store(first[0].end(), Ordering::SeqCst);
+        *growing = Growing::Unknown;
         month.file = Some(file);
         let mut months = self.lock();
         // The month before is read-only from now on: its handle goes when its last reader has.
@@ -388,43 +534,42 @@ impl Journal {
         Ok(())
     }
 
-    /// Adds a block to the month being written; returns when it is on disk.
-    pub fn commit(&self, commit: &Commit<'_>) -> Result<(), StoreError> {
-        let (name, file) = {
-            let months = self.lock();
-            let month = months.last().ok_or(StoreError::Closed)?;
-            (month.file_name(), month.file.clone().ok_or(StoreError::Closed)?)
-        };
-        writing(&name, &file, |txn| self.write_commit(txn, commit))
+    /// Adds a commit; it is on disk when this returns. Gives the bytes that are pending by it: none where the log could
+    /// not take it and it went to the month's file at once.
+    pub fn commit(&self, pending: Pending) -> Result<usize, StoreError> {
+        let mut log = unpoisoned(self.log.lock());
+        let log = log.as_mut().ok_or(StoreError::Closed)?;
+        let mut appended = log.append(self.epoch, &pending, self.fed())?;
+        if appended == Appended::Full {
+            self.feed_all()?;
+            appended = log.append(self.epoch, &pending, self.fed())?;
+        }
+        if appended != Appended::Written {
+            return self.feed_directly(pending).map(|()| 0);
+        }
+        let bytes = pending.commit.bytes();
+        self.push(Arc::new(pending));
+        Ok(bytes)
     }
 
-    fn write_commit(&self, txn: &WriteTransaction, commit: &Commit<'_>) -> Result<(), redb::Error> {
-        let first = commit.block.first;
-        txn.open_table(BLOCKS)?.insert((self.epoch, first), commit.block.block.as_slice())?;
-        {
-            let mut groups = txn.open_table(GROUPS)?;
-            for (group, value) in (1u8..).zip(&commit.block.groups).filter(|(_, value)| !value.is_empty()) {
-                groups.insert((self.epoch, first, group), value.as_slice())?;
-            }
-        }
-        let mut edge = Vec::with_capacity(9 + 32 * commit.tree.edge().len());
-        edge.push(1);
-        edge.extend_from_slice(&commit.tree.size().to_le_bytes());
-        for hash in commit.tree.edge() {
-            edge.extend_from_slice(hash);
-        }
-        txn.open_table(EDGE)?.insert(self.epoch, edge.as_slice())?;
-        if !commit.tiles.is_empty() {
-            let mut tiles = txn.open_table(TILES)?;
-            for (level, index, bytes) in commit.tiles {
-                tiles.insert((self.epoch, *level, *index), bytes.as_slice())?;
-            }
+    /// After a failure: everything goes to the month's file, and the log begins anew.
+    pub fn start_over(&self) -> Result<(), StoreError> {
+        self.feed_all()?;
+        if let Some(log) = unpoisoned(self.log.lock()).as_mut() {
+            log.start_over();
         }
         Ok(())
     }
 
-    /// Closes every file nobody reads at the moment; a reader's handle closes with the reader.
+    /// Puts what is pending into the files and closes those that nobody reads at the moment; a reader's handle closes
+    /// with the reader.
     pub fn close(&self) -> Result<(), StoreError> {
+        let fed = self.feed_all();
+        unpoisoned(self.log.lock()).take();
+        self.close_files().and(fed)
+    }
+
+    fn close_files(&self) -> Result<(), StoreError> {
         let months = std::mem::take(&mut *self.lock());
         for month in months {
             let name = month.file_name();
@@ -437,6 +582,20 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// Adds a pending commit's entries but the first `skip`.
+fn read_pending(pending: &Pending, skip: usize, with_groups: bool, entries: &mut Vec<Stored>) -> Result<(), String> {
+    let base = entries.len();
+    let raws = block::read_block(&pending.commit.block)?;
+    let numbered = (pending.commit.first..).zip(raws).skip(skip);
+    entries.extend(numbered.map(|(seq, raw)| Stored { seq, raw, groups: Vec::new() }));
+    if with_groups {
+        for (group, value) in (1u8..).zip(&pending.commit.groups).filter(|(_, value)| !value.is_empty()) {
+            attach(&mut entries[base..], skip, group, block::read_groups(value)?);
+        }
+    }
+    Ok(())
 }
 
 /// Gives each group to its entry; `skip` entries of the block were not wanted.

@@ -29,6 +29,18 @@ enum Job {
     Snapshot(Box<Carried>),
 }
 
+impl Job {
+    fn run(self, media: &Media) {
+        let (name, written) = match self {
+            Job::Head(line) => (HEAD_LOG, media.append_side(HEAD_LOG, line.as_bytes())),
+            Job::Snapshot(carried) => (snapshot::FILE, media.replace_side(snapshot::FILE, &carried.to_file())),
+        };
+        if let Err(e) = written {
+            tracing::warn!(file = name, error = %e, "a side file cannot be written");
+        }
+    }
+}
+
 /// The thread that writes side files; the writer only hands over, and skips a turn rather than wait.
 pub struct Keeper {
     media: Media,
@@ -41,36 +53,23 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// `size`: entries at start.
-    pub fn start(media: Media, size: u64) -> Result<Keeper, StoreError> {
+    /// `size`: entries at start. Without a thread, jobs are done where they are handed over.
+    pub fn start(media: Media, size: u64, with_thread: bool) -> Result<Keeper, StoreError> {
         let (jobs, queue) = sync_channel(4);
         let place = media.clone();
-        let work = move || {
-            for job in queue {
-                let (name, written) = match job {
-                    Job::Head(line) => (HEAD_LOG, place.append_side(HEAD_LOG, line.as_bytes())),
-                    Job::Snapshot(carried) => (snapshot::FILE, place.replace_side(snapshot::FILE, &carried.to_file())),
-                };
-                if let Err(e) = written {
-                    tracing::warn!(file = name, error = %e, "a side file cannot be written");
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("keeper".into()).spawn(work);
+        let work = move || queue.iter().for_each(|job: Job| job.run(&place));
+        let thread = with_thread.then(|| std::thread::Builder::new().name("keeper".into()).spawn(work));
+        let thread = thread.transpose();
         let thread = thread.map_err(|e| StoreError::Unwritable(format!("no thread for side files: {e}")))?;
         let now = Instant::now();
-        Ok(Keeper {
-            media,
-            jobs: Some(jobs),
-            thread: Some(thread),
-            head_at: now,
-            noted: size,
-            snapshot_at: now,
-            snapshot_size: size,
-        })
+        Ok(Keeper { media, jobs: Some(jobs), thread, head_at: now, noted: size, snapshot_at: now, snapshot_size: size })
     }
 
     fn hand_over(&self, job: Job) -> bool {
+        if self.thread.is_none() {
+            job.run(&self.media);
+            return true;
+        }
         !matches!(
             self.jobs.as_ref().map(|jobs| jobs.try_send(job)),
             None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
@@ -79,7 +78,8 @@ impl Keeper {
 
     /// Notes the head if it moved and it is time.
     pub fn note_head(&mut self, head: &Head) {
-        if head.size != self.noted && self.head_at.elapsed() >= HEAD_EVERY && self.hand_over(Job::Head(line(head))) {
+        let due = self.thread.is_none() || self.head_at.elapsed() >= HEAD_EVERY;
+        if head.size != self.noted && due && self.hand_over(Job::Head(line(head))) {
             self.head_at = Instant::now();
             self.noted = head.size;
         }
@@ -88,7 +88,8 @@ impl Keeper {
     /// Whether a running snapshot is due.
     pub fn wants_snapshot(&self, size: u64) -> bool {
         let new = size - self.snapshot_size.min(size);
-        new >= SNAPSHOT_ENTRIES || (new > 0 && self.snapshot_at.elapsed() >= SNAPSHOT_EVERY)
+        let due = self.thread.is_none() || self.snapshot_at.elapsed() >= SNAPSHOT_EVERY;
+        new >= SNAPSHOT_ENTRIES || (new > 0 && due)
     }
 
     /// Hands a snapshot over. The next is due after as many entries or as long again, even if this one was skipped.

@@ -14,7 +14,7 @@ use crate::ledger::entry::{Entry, Erasable};
 use crate::ledger::request::{Reply, Request};
 
 use super::core::Core;
-use super::journal::Journal;
+use super::journal::{Journal, Mode};
 use super::keeper::compare_head_log;
 use super::keys::DataKeys;
 use super::media::{Media, Memory};
@@ -23,7 +23,7 @@ use super::recover::recover;
 use super::seal::RootKey;
 use super::shared::{Gauges, Shared};
 use super::views::Views;
-use super::writer::{Many, Message, Writer, unpoisoned};
+use super::writer::{Hands, Many, Message, Writer, unpoisoned};
 use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError};
 
 /// Requests accepted and not yet answered, at most.
@@ -71,27 +71,42 @@ impl Ledger {
     }
 
     fn open_media(media: Media, options: Options, lock: Option<std::fs::File>) -> Result<Ledger, StoreError> {
+        let (queue, requests) = sync_channel(QUEUE + 64);
+        let (mut ledger, writer) = Ledger::assemble(media, options, lock, Hands::default())?;
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(requests));
+        thread.map_err(|e| StoreError::Unwritable(format!("no thread for the writer: {e}")))?;
+        // Never full by itself: a place in the queue goes with a permit, and tools send one message at a time.
+        if let Some(inner) = Arc::get_mut(&mut ledger.inner) {
+            inner.queue = queue;
+        }
+        ledger.submit_all(vec![Request::InterruptAll])?;
+        Ok(ledger)
+    }
+
+    /// A handle and the writer it is to send to, not connected yet.
+    pub(super) fn assemble(
+        media: Media,
+        options: Options,
+        lock: Option<std::fs::File>,
+        hands: Hands,
+    ) -> Result<(Ledger, Writer), StoreError> {
         let root = RootKey::load(&media)?;
         let keys = Arc::new(DataKeys::open(&media, &root)?);
         let core = Core::open(&media, &root)?;
-        let journal = Arc::new(Journal::open(media.clone(), false)?);
+        let journal = Arc::new(Journal::open(media.clone(), Mode::Write)?);
         let reader = Arc::new(Reader { journal, keys: Some(keys) });
         // What was promised first: a journal that was replaced is not to be replayed at length.
-        let size = reader.journal.edge()?.map_or(0, |(size, _)| size);
+        let size = reader.journal.size();
         compare_head_log(&media, &reader, size)?;
         let carried = recover(&reader, &media)?;
         let views = Arc::new(open_views(&media, &reader, size)?);
         let shared = Arc::new(Shared::new(options.clock, reader.journal.epoch));
-        let writer = Writer::new(shared.clone(), reader.clone(), views.clone(), media, options.durability, carried)?;
-        // Never full by itself: a place in the queue goes with a permit, and tools send one message at a time.
-        let (queue, requests) = sync_channel(QUEUE + 64);
-        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(requests));
-        thread.map_err(|e| StoreError::Unwritable(format!("no thread for the writer: {e}")))?;
+        let durability = options.durability;
+        let writer = Writer::new(shared.clone(), reader.clone(), views.clone(), media, hands, durability, carried)?;
         let places = Arc::new(Semaphore::new(QUEUE));
+        let (queue, _) = sync_channel(0);
         let inner = Inner { shared, reader, views, core, root, queue, places, lock: Mutex::new(lock) };
-        let ledger = Ledger { inner: Arc::new(inner) };
-        ledger.submit_all(vec![Request::InterruptAll])?;
-        Ok(ledger)
+        Ok((Ledger { inner: Arc::new(inner) }, writer))
     }
 
     /// Asks the state machine; answers once the entries are durable (see [`super::Durability`]). A request that was sent

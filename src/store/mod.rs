@@ -17,6 +17,7 @@ mod seal;
 mod shared;
 mod small;
 mod snapshot;
+mod stepped;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -34,6 +35,8 @@ pub use clock::Clock;
 pub use ledger::Ledger;
 pub use seal::new_secret;
 pub use shared::Gauges;
+pub use stepped::Stepped;
+pub use writer::Decide;
 
 /// When an answer is given to who asked the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::ledger::tree;
 use super::StoreError;
 use super::journal::{Journal, Stored};
 use super::keys::{DataKeys, Place, split};
-use super::tiles::{BYTES, WIDTH, hashes};
+use super::tiles::{BYTES, Tile, WIDTH, hashes, tile_end};
 
 /// Entries read at most in one go: keeps read transactions short.
 pub const MAX_READ: usize = 10_000;
@@ -70,6 +70,40 @@ impl Reader {
     /// The hashes of the nodes of a tree of `size` leaves.
     pub fn nodes(&self, size: u64) -> Nodes<'_> {
         Nodes { reader: self, size, full: HashMap::new(), unfinished: None }
+    }
+
+    /// The tiles that entries not in the files yet fill: the log does not have them.
+    pub fn tiles_of_pending(&self) -> Result<Vec<Tile>, StoreError> {
+        let mut tiles = Vec::new();
+        for level in 0u8.. {
+            let Some(span) = tile_end(level, 0).filter(|span| *span <= self.journal.size()) else { break };
+            for index in self.journal.fed() / span..self.journal.size() / span {
+                tiles.push((level, index, self.tile_of_pending(level, index)?));
+            }
+        }
+        Ok(tiles)
+    }
+
+    /// A tile whose last entries are not in the files yet, made from what is below it.
+    fn tile_of_pending(&self, level: u8, index: u64) -> Result<Vec<u8>, StoreError> {
+        let end = tile_end(level, index).filter(|end| *end > self.journal.fed());
+        let end = end.ok_or_else(|| damaged(format!("tile {level}/{index} is missing")))?;
+        let first = index * WIDTH;
+        let hashes: Result<Vec<[u8; 32]>, StoreError> = match level.checked_sub(1) {
+            None => {
+                let stored = self.journal.read(first, WIDTH as usize, false)?;
+                Ok(stored.iter().map(|s| leaf::leaf_hash(&s.raw.leaf)).collect())
+            }
+            Some(below) => (first..first + WIDTH)
+                .map(|number| {
+                    let tile = self.journal.tile(below, number)?.filter(|t| t.len() == BYTES);
+                    let tile = tile.map_or_else(|| self.tile_of_pending(below, number), Ok)?;
+                    Ok(tree::root_of(&hashes(&tile)))
+                })
+                .collect(),
+        };
+        let tile = hashes?.concat();
+        if tile.len() == BYTES { Ok(tile) } else { Err(damaged(format!("entries before {end} are missing"))) }
     }
 
     /// Leaf hash of an entry and its path in the tree of `size` leaves. The leaf is hashed from the entry as stored, so
@@ -157,9 +191,11 @@ impl Nodes<'_> {
         match self.full.entry((level, index)) {
             std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
             std::collections::hash_map::Entry::Vacant(place) => {
-                let tile = self.reader.journal.tile(level, index)?;
-                let tile = tile.filter(|t| t.len() == BYTES);
-                let tile = tile.ok_or_else(|| damaged(format!("tile {level}/{index} is missing")))?;
+                let stored = self.reader.journal.tile(level, index)?.filter(|t| t.len() == BYTES);
+                let tile = match stored {
+                    Some(tile) => tile,
+                    None => self.reader.tile_of_pending(level, index)?,
+                };
                 Ok(place.insert(tile))
             }
         }

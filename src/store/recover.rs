@@ -1,7 +1,7 @@
 //! Brings the state to where the journal stands: newest fitting snapshot, then replay of what came after it.
 //!
 //! The running snapshot is tried first, then the sealed one of the newest month, then a replay from the first entry. Each
-//! ends in the same comparison: the tree that results has the right edge that the last commit stored. So a snapshot that
+//! ends in the same comparison: the tree that results has the right edge that was written down with the last commit. So a snapshot that
 //! does not belong to this journal is noticed, whatever it says about itself.
 
 use sha2::{Digest, Sha256};
@@ -20,7 +20,8 @@ use super::tiles::WIDTH;
 /// The state after the last entry in the journal.
 pub fn recover(reader: &Reader, media: &Media) -> Result<Carried, StoreError> {
     let journal = &reader.journal;
-    let Some((size, edge)) = journal.edge()? else { return Ok(Carried::genesis(journal.epoch)) };
+    let Some((size, edge)) = journal.last_edge()? else { return Ok(Carried::genesis(journal.epoch)) };
+    journal.give_tiles(reader.tiles_of_pending()?);
     match running(reader, media, size) {
         Ok(Some(carried)) => match replay(reader, carried, size, &edge) {
             Ok(carried) => return Ok(carried),

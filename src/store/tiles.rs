@@ -60,6 +60,12 @@ impl Tiles {
     }
 }
 
+/// Sequence after the last leaf under a tile; `None` where there can be none.
+pub fn tile_end(level: u8, index: u64) -> Option<u64> {
+    let span = 1u64.checked_shl(8 * (u32::from(level) + 1))?;
+    index.checked_add(1)?.checked_mul(span)
+}
+
 /// All hashes of a stored tile.
 pub fn hashes(tile: &[u8]) -> Vec<[u8; 32]> {
     tile.as_chunks::<32>().0.to_vec()

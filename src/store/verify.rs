@@ -5,7 +5,7 @@
 //! back, every commitment whose group is there, every stored tile, the right edge, every line of `head.log`, every sealed
 //! snapshot and the running one against the replayed state, each SETTLE and INTERRUPTED against an open ADMIT (the state
 //! machine refuses others), and at last the views against a rebuild. Memory does not grow with the journal. It may run
-//! beside a server, up to the entry that is the last when it begins; the views are then left out.
+//! beside a server, up to the entry that is the last in the files when it begins; the views are then left out.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::ledger::codec;
 use crate::ledger::entry::Body;
 
 use super::StoreError;
-use super::journal::{Journal, Stored};
+use super::journal::{Journal, Mode, Stored};
 use super::keeper::{Noted, read_head_log};
 use super::keys::DataKeys;
 use super::ledger::lock_folder;
@@ -28,7 +28,7 @@ use super::reader::Reader;
 use super::recover::sealed_of;
 use super::seal::RootKey;
 use super::snapshot::{self, Carried};
-use super::tiles::Tile;
+use super::tiles::{Tile, tile_end};
 use super::views::{self, Views};
 
 /// Entries read in one go.
@@ -112,15 +112,15 @@ pub fn verify(dir: &Path) -> Result<Verification, StoreError> {
         Err(StoreError::InUse(_)) => None,
         Err(e) => return Err(e),
     };
-    let found = verify_media(&Media::Folder(dir.into()), lock.is_some().then_some(dir));
+    let found = verify_media(&Media::Folder(dir.into()), lock.is_some(), lock.is_some().then_some(dir));
     drop(lock);
     Ok(found)
 }
 
-/// `views`: the folder whose views are compared too.
-pub fn verify_media(media: &Media, views: Option<&Path>) -> Verification {
+/// `alone`: no server has the folder open. `views`: the folder whose views are compared too.
+pub fn verify_media(media: &Media, alone: bool, views: Option<&Path>) -> Verification {
     let mut found = Verification::default();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(media, views, &mut found)));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(media, alone, views, &mut found)));
     let result = result.unwrap_or_else(|_| {
         Err(Finding { verdict: Verdict::Malformed, entry: None, what: "a file is damaged beyond reading".into() })
     });
@@ -130,9 +130,11 @@ pub fn verify_media(media: &Media, views: Option<&Path>) -> Verification {
     found
 }
 
-fn run(media: &Media, views: Option<&Path>, found: &mut Verification) -> Result<(), Finding> {
-    let reader = Arc::new(Reader { journal: Arc::new(Journal::open(media.clone(), true)?), keys: keys(media, found) });
-    let (size, edge) = reader.journal.edge()?.unwrap_or_default();
+fn run(media: &Media, alone: bool, views: Option<&Path>, found: &mut Verification) -> Result<(), Finding> {
+    let mode = if alone { Mode::Read } else { Mode::Beside };
+    let journal = Arc::new(Journal::open(media.clone(), mode)?);
+    let reader = Arc::new(Reader { journal, keys: keys(media, found) });
+    let (size, edge) = reader.journal.last_edge()?.unwrap_or_default();
     (found.epoch, found.size) = (reader.journal.epoch, size);
     let mut replay = Replay::start(media, &reader, found)?;
     while replay.carried.size() < size {
@@ -234,7 +236,12 @@ impl<'a> Replay<'a> {
         self.carried.tree.push(opened.hash);
         self.carried.tiles.push(seq, opened.hash, &mut self.full);
         found.last_at = Some(opened.entry.ts);
+        let fed = self.reader.journal.fed();
         for (level, index, bytes) in std::mem::take(&mut self.full) {
+            // Stored with its last entry, which is only in the log yet.
+            if tile_end(level, index).is_some_and(|end| end > fed) {
+                continue;
+            }
             if self.reader.journal.tile(level, index)?.as_deref() != Some(&bytes) {
                 return Err(wrong(format!("tile {level}/{index}, which ends here, is not made of these entries")));
             }

@@ -22,13 +22,15 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::Micros;
-use crate::ledger::decide::decide;
+use crate::ledger::decide::{Decision, decide};
 use crate::ledger::entry::{Body, Entry, Erasable, NewEntry};
 use crate::ledger::request::{Reply, Request};
+use crate::ledger::state::State;
 use crate::ledger::tree::Tree;
 
 use super::block::{self, MAX_ENTRIES, Prepared, SALT};
-use super::journal::{Commit, Opening};
+use super::journal::feed::Feeder;
+use super::journal::{Opening, Pending};
 use super::keeper::Keeper;
 use super::keys::Place;
 use super::media::Media;
@@ -79,6 +81,23 @@ enum Failure {
 /// Who waits for a commit, with the answer it will get and its place in the queue.
 type Waiter = (oneshot::Sender<Result<Reply, StoreError>>, Reply, OwnedSemaphorePermit);
 
+/// The rules: what becomes of a request.
+pub type Decide = fn(&State, Micros, &Request) -> Decision;
+
+/// How the writer works: with threads that do what lies behind the commits, or step by step with none; by the rules, or
+/// in a test by broken ones.
+#[derive(Clone, Copy)]
+pub struct Hands {
+    pub threads: bool,
+    pub decide: Decide,
+}
+
+impl Default for Hands {
+    fn default() -> Hands {
+        Hands { threads: true, decide }
+    }
+}
+
 /// Everything the writer thread owns.
 pub struct Writer {
     pub shared: Arc<Shared>,
@@ -86,6 +105,8 @@ pub struct Writer {
     views: Arc<Views>,
     media: Media,
     keeper: Keeper,
+    feeder: Feeder,
+    decide: Decide,
     durability: Durability,
     time: JournalTime,
     tree: Tree,
@@ -102,6 +123,9 @@ pub struct Writer {
     last_batch: usize,
     salts: Vec<u8>,
     broken: Option<Broken>,
+    /// Requests refused because the month's file could not be written.
+    turned_away: u64,
+    threads: bool,
 }
 
 impl Writer {
@@ -110,11 +134,13 @@ impl Writer {
         reader: Arc<Reader>,
         views: Arc<Views>,
         media: Media,
+        hands: Hands,
         durability: Durability,
         carried: Carried,
     ) -> Result<Writer, StoreError> {
         let time = JournalTime::new(shared.clock.clone(), carried.state.last_ts());
-        let keeper = Keeper::start(media.clone(), carried.size())?;
+        let keeper = Keeper::start(media.clone(), carried.size(), hands.threads)?;
+        let feeder = Feeder::start(reader.journal.clone(), hands.threads)?;
         let size = carried.size();
         shared.replace(carried.state, &carried.tree);
         Ok(Writer {
@@ -123,6 +149,8 @@ impl Writer {
             views,
             media,
             keeper,
+            feeder,
+            decide: hands.decide,
             durability,
             time,
             tree: carried.tree,
@@ -135,6 +163,8 @@ impl Writer {
             last_batch: 0,
             salts: Vec::new(),
             broken: None,
+            turned_away: 0,
+            threads: hands.threads,
         })
     }
 
@@ -150,8 +180,10 @@ impl Writer {
                     Err(RecvTimeoutError::Disconnected) => break None,
                 },
             };
-            self.heal();
+            self.recover_from_trouble();
             let Some(first) = first else {
+                // Who waits has been told if it failed.
+                let _ = self.flush();
                 self.look_round();
                 continue;
             };
@@ -222,7 +254,8 @@ impl Writer {
         }
     }
 
-    fn one(
+    /// Takes one request; it is answered by the commit, or at once if it is refused.
+    pub(super) fn one(
         &mut self,
         request: &Request,
         answer: oneshot::Sender<Result<Reply, StoreError>>,
@@ -276,6 +309,13 @@ impl Writer {
             broken.refused += 1;
             return Err(StoreError::Unwritable(broken.why.clone()));
         }
+        if !ends_a_call(request)
+            && let Some(why) = self.feeder.trouble()
+        {
+            self.turned_away += 1;
+            self.shared.healthy.store(false, Ordering::SeqCst);
+            return Err(StoreError::Unwritable(why));
+        }
         let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.try_take(request)));
         match attempt {
             Ok(Ok(reply)) => Ok(reply),
@@ -309,7 +349,7 @@ impl Writer {
     }
 
     fn decide_and_add(&mut self, at: Micros, request: &Request) -> Result<Reply, Failure> {
-        let decision = self.shared.read(|state| decide(state, at, request));
+        let decision = self.shared.read(|state| (self.decide)(state, at, request));
         self.add(at, decision.entries)?;
         Ok(decision.reply)
     }
@@ -400,8 +440,8 @@ impl Writer {
         };
         self.add(at, vec![NewEntry { body, reference: None, erasable: Erasable::default() }])?;
         let opening = Opening { month: &month, first, root, snapshot: Some(&sealed), persons: persons.as_deref() };
-        let commit = Commit { block: &self.builder, tree: &self.tree, tiles: &self.full_tiles };
-        self.reader.journal.begin(&opening, &commit).map_err(Failure::Broken)?;
+        let pending = self.take_block();
+        self.reader.journal.begin(&opening, pending).map_err(Failure::Broken)?;
         self.committed();
         tracing::info!(month, entries = first, "a new month of the journal");
         Ok(())
@@ -417,18 +457,18 @@ impl Writer {
     }
 
     /// Commits the block and answers who waits for it.
-    fn flush(&mut self) -> Result<(), String> {
+    pub(super) fn flush(&mut self) -> Result<(), String> {
         if let Some(broken) = &self.broken {
             return Err(broken.why.clone());
         }
         if !self.builder.is_empty() {
-            let started = Instant::now();
+            let (started, count) = (Instant::now(), self.builder.count);
             if let Err(error) = self.write() {
                 let why = error.to_string();
                 self.break_off(why.clone(), 0);
                 return Err(why);
             }
-            self.shared.gauges.commit(started.elapsed(), self.builder.count);
+            self.shared.gauges.commit(started.elapsed(), count);
             self.committed();
         }
         for (answer, reply, _permit) in self.waiting.drain(..) {
@@ -438,28 +478,34 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&self) -> Result<(), StoreError> {
-        let commit = Commit { block: &self.builder, tree: &self.tree, tiles: &self.full_tiles };
+    fn write(&mut self) -> Result<(), StoreError> {
+        let pending = self.take_block();
         if self.reader.journal.month().is_some() {
-            return self.reader.journal.commit(&commit);
+            let bytes = self.reader.journal.commit(pending)?;
+            self.feeder.pending(bytes);
+            return Ok(());
         }
         // The very first entries of a ledger: nothing is carried over.
-        let month = self.builder.at.utc_month();
+        let month = pending.commit.at.utc_month();
         let opening = Opening { month: &month, first: 0, root: Tree::new().root(), snapshot: None, persons: None };
-        self.reader.journal.begin(&opening, &commit)
+        self.reader.journal.begin(&opening, pending)
+    }
+
+    /// The block as it goes to disk; the next one begins.
+    fn take_block(&mut self) -> Pending {
+        let commit = std::mem::replace(&mut self.builder, block::Builder::new(self.tree.size()));
+        Pending { commit, edge: self.tree.edge().to_vec(), tiles: std::mem::take(&mut self.full_tiles) }
     }
 
     /// The block is on disk: tells everybody, starts the next.
     fn committed(&mut self) {
         self.shared.publish(&self.tree);
         self.views.committed(Arc::new(std::mem::take(&mut self.done)));
-        self.builder = block::Builder::new(self.tree.size());
-        self.full_tiles.clear();
         self.answered = 0;
     }
 
     /// Side file and snapshot, when it is time; off this thread.
-    fn look_round(&mut self) {
+    pub(super) fn look_round(&mut self) {
         if self.broken.is_some() || !self.builder.is_empty() {
             return;
         }
@@ -470,12 +516,17 @@ impl Writer {
         }
     }
 
-    fn close(mut self) -> Result<(), StoreError> {
+    pub(super) fn feeder(&self) -> &Feeder {
+        &self.feeder
+    }
+
+    pub(super) fn close(mut self) -> Result<(), StoreError> {
         let flushed = self.flush().map_err(StoreError::Unwritable);
         let kept = match flushed {
             Ok(()) => self.keeper.close(&self.shared.head(), self.carried()),
             Err(_) => Ok(()),
         };
+        self.feeder.stop();
         self.views.close();
         self.shared.healthy.store(false, Ordering::SeqCst);
         flushed.and(kept).and(self.reader.journal.close())
@@ -485,6 +536,12 @@ impl Writer {
 /// Locks whatever a panic left locked: the state is made anew after one.
 pub fn unpoisoned<T>(result: Result<T, PoisonError<T>>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is taken although the month's file cannot be written: calls under way may end, as long as the log has room.
+fn ends_a_call(request: &Request) -> bool {
+    use Request::{ExpireLeases, InterruptAll, Job, Settle};
+    matches!(request, Settle { .. } | Job { .. } | ExpireLeases | InterruptAll)
 }
 
 /// What `relaxed` may answer ahead of the disk.

@@ -44,9 +44,23 @@ impl Writer {
         }
     }
 
-    /// Tries the files again when it is time.
-    pub(super) fn heal(&mut self) {
-        if self.broken.as_ref().is_none_or(|broken| Instant::now() < broken.again_at) {
+    /// Tries the files again when it is time, and puts on record who was refused in the meantime.
+    pub(in crate::store) fn recover_from_trouble(&mut self) {
+        self.heal();
+        if self.turned_away > 0 && self.broken.is_none() && self.feeder.trouble().is_none() {
+            let count = std::mem::take(&mut self.turned_away);
+            let gap = Request::Gap { reason: "journal_unavailable".into(), count, quotes: None };
+            self.shared.healthy.store(true, Ordering::SeqCst);
+            match self.take(&gap) {
+                // It is in the next commit.
+                Ok(_) => self.answered += 1,
+                Err(_) => self.turned_away += count,
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        if self.broken.as_ref().is_none_or(|broken| self.threads && Instant::now() < broken.again_at) {
             return;
         }
         match self.reopen() {
@@ -77,6 +91,7 @@ impl Writer {
         self.builder = block::Builder::new(size);
         self.shared.replace(carried.state, &self.tree);
         let never_sent = self.take_in(promised, size)?;
+        self.reader.journal.start_over()?;
         let Some(broken) = self.broken.take() else { return Ok(()) };
         let why = Some(broken.why.clone());
         let gap = Request::Gap { reason: "journal_unavailable".into(), count: broken.refused, quotes: why };
