@@ -1,6 +1,7 @@
-//! Kill test: the real process under load, `kill -9` at random instants, started again, twenty rounds. Afterwards every
-//! call the provider saw is in the journal exactly once, every caller who read a whole answer has its exact cost, the
-//! sequence has no gap, and `ledger verify` agrees.
+//! Kill test: the real process under load, `kill -9` at random instants, started again, twenty rounds: streams, aborts,
+//! hard budgets that refuse, and an `apply` that changes them all the while. Afterwards every call the provider saw is in
+//! the journal exactly once, every caller who read a whole answer has its exact cost, no admission was over a limit, the
+//! balances are what the entries add up to, the sequence has no gap, and `ledger verify` agrees.
 //!
 //! `WEIGHBRIDGE_SEED` repeats a run, `WEIGHBRIDGE_LONG=1` makes it ten times as long.
 
@@ -19,13 +20,26 @@ use process::Site;
 use weighbridge::demo::client::{Answer, Client};
 use weighbridge::demo::random::Random;
 use weighbridge::demo::sandbox::{Pace, Sandbox, Settings};
-use weighbridge::domain::{Component, CostBasis, Outcome, Usage};
+use weighbridge::domain::call::BudgetHold;
+use weighbridge::domain::{Code, Component, CostBasis, Metric, Outcome, Usage};
 use weighbridge::ledger::entry::{Body, Entry, Settle};
 use weighbridge::pricing::{PriceBook, PriceContext};
 use weighbridge::store::clock::SystemClock;
 use weighbridge::store::{Durability, Ledger, Options};
 
 const WORKERS: u64 = 24;
+
+/// Two nested hard budgets and one in another unit; the limit of the last changes while calls go on.
+fn budgets(calls_a_minute: u64) -> String {
+    let budget = |id: &str, matches: &str, limit: &str, period: &str| {
+        format!(
+            "\n[[budget]]\nid = \"{id}\"\nmatch = {{ {matches} }}\n{limit}\nperiod = \"{period}\"\nenforcement = \"hard\"\n"
+        )
+    };
+    budget("all", "business_unit = \"tests\"", "limit_usd = \"5000\"", "month")
+        + &budget("app", "service = \"app\"", "limit_usd = \"4000\"", "day")
+        + &budget("pace", "service = \"app\"", &format!("limit_calls = {calls_a_minute}"), "minute")
+}
 
 /// What a caller who read its answer to the end knows.
 #[derive(Clone, Debug)]
@@ -67,9 +81,10 @@ async fn nothing_is_lost_when_the_process_is_killed() {
     println!("seed {seed}, {rounds} rounds");
     let settings = Settings { pace: Pace::Real(0.03), ..Settings::for_tests() };
     let sandbox = Sandbox::start(settings).await.unwrap();
-    let site = Arc::new(Site::new(&sandbox, ""));
+    let site = Arc::new(Site::new(&sandbox, &budgets(2_000)));
     let whole: Arc<Mutex<BTreeMap<String, Whole>>> = Arc::default();
     let mut random = Random::new(seed);
+    let mut applied = 0;
     for round in 0..rounds {
         let mut served = site.serve().await;
         let stop = Arc::new(AtomicBool::new(false));
@@ -80,17 +95,37 @@ async fn nothing_is_lost_when_the_process_is_killed() {
                 tokio::spawn(work(site.clone(), prefix, random, whole.clone(), stop.clone()))
             })
             .collect();
+        let applier = tokio::task::spawn_blocking({
+            let (site, stop, random) = (site.clone(), stop.clone(), Random::new(random.draw()));
+            move || keep_applying(&site, random, &stop)
+        });
         tokio::time::sleep(Duration::from_millis(random.between(50, 900))).await;
         served.kill();
         stop.store(true, Ordering::SeqCst);
         for worker in workers {
             worker.await.unwrap();
         }
+        applied += applier.await.unwrap();
     }
     // The last start settles what the last kill left open.
     drop(site.serve().await);
     let whole = std::mem::take(&mut *whole.lock().unwrap());
+    println!("{applied} applies were acknowledged");
+    assert!(applied > 0, "seed {seed}: no apply came through");
     examine(&site, &sandbox, &whole, seed).await;
+}
+
+/// Applies the file with another limit, again and again. Gives how often it was acknowledged.
+fn keep_applying(site: &Site, mut random: Random, stop: &AtomicBool) -> u32 {
+    let file = site.folder.path().join("applied.toml");
+    let catalogue = site.declared.split("\n[[budget]]").next().unwrap_or_default();
+    let mut applied = 0;
+    while !stop.load(Ordering::SeqCst) {
+        std::fs::write(&file, format!("{catalogue}{}", budgets(random.between(200, 4_000)))).unwrap();
+        let status = site.command(&["apply", file.to_str().unwrap()]).status().unwrap();
+        applied += u32::from(status.success());
+    }
+    applied
 }
 
 async fn work(
@@ -243,9 +278,10 @@ async fn examine(site: &Site, sandbox: &Sandbox, whole: &BTreeMap<String, Whole>
             assert_eq!(settle.cost, Some(cost.total), "seed {seed}: {run}");
         }
     }
+    let refused = budgets_hold(&entries, &ledger, seed);
     let interrupted = kept.values().filter(|kept| kept.interrupted > 0).count();
     println!(
-        "{} calls kept, {} seen by the provider, {} read whole, {interrupted} interrupted, {} entries",
+        "{} calls kept, {} seen by the provider, {} read whole, {interrupted} interrupted, {refused} refused, {} entries",
         kept.len(),
         distinct.len(),
         whole.len(),
@@ -266,6 +302,66 @@ fn all_entries(ledger: &Ledger) -> Vec<Entry> {
         }
         entries.extend(page.into_iter().map(|(entry, _)| entry));
     }
+}
+
+/// What a budget has in a period, by the entries alone.
+#[derive(Default)]
+struct Account {
+    posted: i128,
+    held: i128,
+}
+
+/// No admission was over a limit in force at that instant, and the ledger's balances are what the entries add up to.
+/// Gives how many calls budgets refused.
+fn budgets_hold(entries: &[Entry], ledger: &Ledger, seed: u64) -> usize {
+    let mut limits: BTreeMap<String, (Metric, i128)> = BTreeMap::new();
+    let mut accounts: BTreeMap<(String, String), Account> = BTreeMap::new();
+    let mut open: BTreeMap<u64, Vec<BudgetHold>> = BTreeMap::new();
+    let mut refused = 0;
+    for entry in entries {
+        let ended = entry.reference.and_then(|admit| open.get(&admit).cloned()).unwrap_or_default();
+        let mut end = |actual: &dyn Fn(&BudgetHold) -> i128| {
+            for hold in &ended {
+                let account = accounts.get_mut(&(hold.budget.clone(), hold.period.clone())).unwrap();
+                account.held -= hold.amount;
+                account.posted += actual(hold);
+            }
+        };
+        match &entry.body {
+            Body::Budget { id, budget: Some(budget), .. } => {
+                limits.insert(id.clone(), (budget.limit.metric, budget.limit.amount));
+            }
+            Body::Admit(admit) => {
+                for hold in &admit.holds {
+                    let account = accounts.entry((hold.budget.clone(), hold.period.clone())).or_default();
+                    account.held += hold.amount;
+                    let limit = limits[&hold.budget].1;
+                    let used = account.posted + account.held;
+                    assert!(used <= limit, "seed {seed}: entry {}: {used} of {limit} in {}", entry.seq, hold.budget);
+                }
+                assert_eq!(admit.holds.len(), limits.len(), "seed {seed}: every budget covers every call");
+                open.insert(entry.seq, admit.holds.clone());
+            }
+            Body::Settle(settle) => {
+                let cost = settle.cost.map_or(0, |cost| cost.0);
+                end(&|hold| if limits[&hold.budget].0 == Metric::Usd { cost } else { 1 });
+                open.remove(&entry.reference.unwrap());
+            }
+            Body::Interrupted { .. } => {
+                end(&|hold| hold.amount);
+                open.remove(&entry.reference.unwrap());
+            }
+            Body::Deny(deny) if deny.code == Code::BudgetExceeded => refused += 1,
+            Body::Overrun { .. } => panic!("seed {seed}: entry {} is an overrun", entry.seq),
+            _ => {}
+        }
+    }
+    for balance in ledger.balances(ledger.head().at) {
+        let empty = Account::default();
+        let own = accounts.get(&(balance.budget.clone(), balance.period.clone())).unwrap_or(&empty);
+        assert_eq!((balance.posted, balance.held), (own.posted, own.held), "seed {seed}: {}", balance.budget);
+    }
+    refused
 }
 
 fn by_run(entries: &[Entry]) -> BTreeMap<String, Kept> {

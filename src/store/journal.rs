@@ -397,12 +397,8 @@ impl Journal {
     fn pending_from(&self, from: u64, limit: usize) -> Vec<Arc<Pending>> {
         let pending = unpoisoned(self.pending.lock());
         let start = pending.partition_point(|pending| pending.end() <= from);
-        let mut entries = 0;
-        let wanted = pending.range(start..).take_while(|next| {
-            let fits = entries < limit;
-            entries += next.commit.count;
-            fits
-        });
+        let last = from.saturating_add(limit as u64);
+        let wanted = pending.range(start..).take_while(|next| next.commit.first < last);
         wanted.cloned().collect()
     }
 

@@ -16,6 +16,9 @@ use weighbridge::demo::sandbox::Sandbox;
 use weighbridge::domain::Environment;
 use weighbridge::domain::key::{Secret, SecretKind};
 
+/// The admin token of every site.
+pub const OPERATOR_TOKEN: &str = "token-of-the-process-tests";
+
 /// A data folder, a configuration and the ports to serve them on.
 pub struct Site {
     pub folder: tempfile::TempDir,
@@ -93,7 +96,7 @@ secret = "{secret}"
     pub fn write_config(&self) -> PathBuf {
         let config = self.folder.path().join("weighbridge.toml");
         let server = format!(
-            "[server]\nlisten = \"127.0.0.1:{}\"\nweb_listen = \"127.0.0.1:{}\"\ndata_dir = \"{}\"\n",
+            "[server]\nlisten = \"127.0.0.1:{}\"\nweb_listen = \"127.0.0.1:{}\"\ndata_dir = \"{}\"\noperator_token = \"{OPERATOR_TOKEN}\"\n",
             self.listen[0],
             self.listen[1],
             self.data().display()
@@ -124,6 +127,15 @@ secret = "{secret}"
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         served
+    }
+
+    /// A command of the binary that talks to the process.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.env("WEIGHBRIDGE_URL", format!("http://127.0.0.1:{}", self.listen[1]));
+        command.env("WEIGHBRIDGE_TOKEN", OPERATOR_TOKEN);
+        command
     }
 
     pub fn last_words(&self) -> String {
