@@ -170,3 +170,125 @@ async fn wait_for_words(site: &Site, words: &str, times: usize) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// Runs another command on the site's folder while no server has it open.
+fn command(site: &Site, words: &[&str]) -> Output {
+    Command::new(binary()).args(words).arg("--data").arg(site.data()).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The newest call's id.
+fn newest_call(site: &Site) -> String {
+    let calls = text(&command(site, &["calls", "list", "--json"]));
+    let calls: serde_json::Value = serde_json::from_str(&calls).unwrap();
+    let calls = calls.get("calls").unwrap_or(&calls);
+    calls[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_proven_to_who_has_the_policy_file_and_nothing_else() {
+    let sandbox = Sandbox::start(Settings::for_tests()).await.unwrap();
+    let site = Site::new(&sandbox, "");
+    let mut served = site.serve().await;
+    assert_eq!(call(&site).await, 200);
+    served.signal("TERM");
+    assert_eq!(served.exit().await, Some(0), "{}", site.last_words());
+
+    let held = text(&command(&site, &["ledger", "checkpoint"]));
+    assert!(held.starts_with("process-tests/weighbridge/"), "{held}");
+    let policy = text(&command(&site, &["ledger", "policy"]));
+    let id = newest_call(&site);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = elsewhere.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (held, policy) = (write("held", &held), write("policy", &policy));
+    let proof = text(&command(&site, &["ledger", "proof", &id, "--since", &held]));
+    assert_eq!(proof.matches("c2sp.org/tlog-proof@v1").count(), 2, "ADMIT and SETTLE: {proof}");
+    let sound = write("sound.tlog-proof", &proof);
+    let verify = |words: &[&str]| {
+        let output = Command::new(binary()).args(["ledger", "verify"]).args(words).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = verify(&[&sound, "--policy", &policy, "--since", &held]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("\"SETTLE\"") && said.contains("cost_lines"), "{said}");
+    assert_eq!(verify(&[&sound, "--policy", &policy, "--strict-disclosure"]).0, Some(4), "the address is kept back");
+
+    // Another digit in the index, another key, no proof at all, another history.
+    let changed = write("changed", &proof.replacen("\nindex ", "\nindex 1", 1));
+    assert_eq!(verify(&[&changed, "--policy", &policy]).0, Some(1));
+    assert_eq!(verify(&[&policy, "--policy", &policy]).0, Some(2));
+    assert_eq!(verify(&[&sound]).0, Some(2), "nobody to believe");
+    let stranger = "log process-tests+f4c1ad8f+AbfG1IpAcmOurPE7IhGiugNqAMz6EFsJ3BMlEXdx13VD\nquorum none\n";
+    assert_eq!(verify(&[&sound, "--policy", &write("odd", stranger)]).0, Some(2), "a key whose id is not its own");
+    let stranger = "log weighbridge.test/vector-1+eaa038c5+AbfG1IpAcmOurPE7IhGiugNqAMz6EFsJ3BMlEXdx13VD\nquorum none\n";
+    assert_eq!(verify(&[&sound, "--policy", &write("stranger", stranger)]).0, Some(3));
+
+    // Another key from now on; both sign once, and the old policy does not believe the new key alone.
+    let rotated = text(&command(&site, &["ledger", "rotate-key", "--reason", "a yearly habit"]));
+    assert!(rotated.contains("\"vkey\""), "{rotated}");
+    let mut served = site.serve().await;
+    assert_eq!(call(&site).await, 200);
+    served.signal("TERM");
+    assert_eq!(served.exit().await, Some(0), "{}", site.last_words());
+    let folder = site.data().display().to_string();
+    assert_eq!(verify(&["--data", &folder, "--policy", &policy]).0, Some(3));
+    let policy = write("new-policy", &text(&command(&site, &["ledger", "policy"])));
+    let (code, said) = verify(&["--data", &folder, "--policy", &policy]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(verify(&["--data", &folder, "--since", &held]).0, Some(0));
+    let note = std::fs::read_to_string(&held).unwrap();
+    let size = note.lines().nth(1).unwrap();
+    let forked = note.replacen(&format!("\n{size}\n"), "\n9999\n", 1);
+    assert_eq!(verify(&["--data", &folder, "--since", &write("forked", &forked)]).0, Some(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l04_yesterdays_journal_is_refused_with_69_until_a_new_epoch_is_asked_for() {
+    let sandbox = Sandbox::start(Settings::for_tests()).await.unwrap();
+    let site = Site::new(&sandbox, "");
+    let stop = async |mut served: process::Served| {
+        served.signal("TERM");
+        assert_eq!(served.exit().await, Some(0), "{}", site.last_words());
+    };
+    let served = site.serve().await;
+    assert_eq!(call(&site).await, 200);
+    stop(served).await;
+    let journal = || {
+        let files = std::fs::read_dir(site.data()).unwrap().map(|f| f.unwrap().path());
+        let own = |path: &std::path::PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.starts_with("journal-") || name == "commit.log"
+        };
+        files.filter(own).collect::<Vec<_>>()
+    };
+    let yesterday: Vec<(std::path::PathBuf, Vec<u8>)> =
+        journal().into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    let served = site.serve().await;
+    assert_eq!(call(&site).await, 200);
+    stop(served).await;
+    for (path, bytes) in &yesterday {
+        std::fs::write(path, bytes).unwrap();
+    }
+    check(&refused(&site), 69, &["rollback_detected", "`head.log`", "--new-epoch"]);
+
+    let served = site.serve_with(&["--new-epoch", "restored from a copy"]).await;
+    assert!(site.last_words().contains("a new epoch has begun"), "{}", site.last_words());
+    assert_eq!(call(&site).await, 200, "keys and providers are carried over");
+    stop(served).await;
+    // A service manager starts the same command again.
+    let served = site.serve_with(&["--new-epoch", "restored from a copy"]).await;
+    assert!(site.last_words().contains("no new epoch was begun"), "{}", site.last_words());
+    stop(served).await;
+    let verified = text(&command(&site, &["ledger", "verify", "--json"]));
+    let verified: serde_json::Value = serde_json::from_str(&verified).unwrap();
+    assert_eq!((&verified["verdict"], &verified["epoch"]), (&json!("verified"), &json!(1)), "{verified:#}");
+    assert_eq!(verified["calls"], json!(2), "one of yesterday, one of the new epoch");
+}

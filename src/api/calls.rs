@@ -80,10 +80,10 @@ pub async fn list(
 /// Answers only once the entries before `seq` can be in the answer.
 pub fn wait_for(api: &Api, seq: u64) -> Result<(), ApiError> {
     let views = api.ledger.views();
-    if views.as_of()?.seq >= seq || (seq <= api.ledger.head().size && views.wait_for(seq, PATIENCE)) {
+    if views.as_of()?.seq >= seq || (seq <= api.ledger.head().position() && views.wait_for(seq, PATIENCE)) {
         return Ok(());
     }
-    Err(ApiError::invalid("min_seq", format!("the journal has {} entries so far", api.ledger.head().size)))
+    Err(ApiError::invalid("min_seq", format!("the journal has {} entries so far", api.ledger.head().position())))
 }
 
 pub async fn running(State(api): State<Api>) -> Result<Response, ApiError> {

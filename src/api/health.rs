@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use crate::domain::Micros;
+use crate::store::Scrubbed;
 
 use super::Api;
 
@@ -24,6 +25,35 @@ pub struct HealthView {
     views_behind: u64,
     open_calls: u64,
     catalogue_revision: u64,
+    /// What reading the stored bytes again has found so far.
+    scrub: ScrubView,
+    /// Entries of the newest signed checkpoint; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint_entries: Option<u64>,
+}
+
+/// Stored bytes read again and held against their hashes.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Scrub")]
+struct ScrubView {
+    /// Passes that came to their end since the process began.
+    passes: u64,
+    /// Entries of the pass under way.
+    at: u64,
+    of: u64,
+    findings: u64,
+    /// File, entry, and what is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    newest_finding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<Micros>,
+}
+
+impl From<Scrubbed> for ScrubView {
+    fn from(s: Scrubbed) -> ScrubView {
+        let Scrubbed { passes, at, of, findings, newest, finished_at, .. } = s;
+        ScrubView { passes, at, of, findings, newest_finding: newest, finished_at }
+    }
 }
 
 pub fn schema(generator: &mut SchemaGenerator) -> Schema {
@@ -35,11 +65,13 @@ pub async fn show(State(api): State<Api>) -> Json<HealthView> {
     Json(HealthView {
         status: if api.ledger.healthy() { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
-        journal_entries: head.size,
+        journal_entries: head.position(),
         newest_entry_at: head.at,
-        views_behind: head.size.saturating_sub(api.ledger.views().applied()),
+        views_behind: head.position().saturating_sub(api.ledger.views().applied()),
         open_calls: api.ledger.running().len() as u64,
         catalogue_revision: api.ledger.catalogue().revision,
+        scrub: api.ledger.scrubbed().into(),
+        checkpoint_entries: api.ledger.last_checkpoint().map(|signed| signed.size),
     })
 }
 
@@ -50,7 +82,10 @@ pub async fn alive() -> &'static str {
 
 /// Calls can be recorded.
 pub async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) {
-    if api.ledger.healthy() {
+    if api.ledger.healthy() && api.ledger.scrubbed().findings > 0 {
+        // Calls can go on; the operator must look.
+        (StatusCode::OK, "ready; stored bytes are damaged: see /api/v1/health\n")
+    } else if api.ledger.healthy() {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be written; calls are refused\n")

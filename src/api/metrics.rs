@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 use crate::domain::time::QUARTER;
 use crate::domain::{Code, Component, Dimension, Filter, Match, Money, Outcome};
 use crate::rollup::{Measures, quarter_of};
-use crate::store::{Gauges, StoreError};
+use crate::store::{Gauges, Scrubbed, StoreError};
 
 use super::{Api, ApiError};
 
@@ -97,6 +97,8 @@ struct Scrape {
     gauges: Gauges,
     healthy: bool,
     entries: u64,
+    checkpoint: u64,
+    scrub: Scrubbed,
     /// Settled and held, over the limit.
     budgets: Vec<(String, f64)>,
     process: Process,
@@ -119,6 +121,8 @@ impl Scrape {
             gauges: api.ledger.gauges(),
             healthy: api.ledger.healthy(),
             entries: api.ledger.head().size,
+            checkpoint: api.ledger.last_checkpoint().map_or(0, |signed| signed.size),
+            scrub: api.ledger.scrubbed(),
             budgets,
             process: Process::look(),
         })
@@ -168,6 +172,10 @@ impl Scrape {
             ("weighbridge_views_lag_entries", "Entries the derived file does not have yet", self.gauges.views_behind),
             ("weighbridge_writer_queue", "Requests accepted and not yet answered", self.gauges.queued),
             ("weighbridge_open_calls", "Calls admitted and not yet settled", self.gauges.open_calls),
+            ("weighbridge_checkpoint_entries", "Entries of the newest signed checkpoint", self.checkpoint),
+            ("weighbridge_scrub_entries", "Stored entries that the scrub's present pass has read again", self.scrub.at),
+            ("weighbridge_scrub_passes", "Passes of the scrub since the process began", self.scrub.passes),
+            ("weighbridge_scrub_findings", "Stored bytes found not to fit their hashes", self.scrub.findings),
         ] {
             page.gauge(name, help, value)?;
         }

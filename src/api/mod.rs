@@ -146,16 +146,23 @@ fn endpoints() -> Vec<Endpoint> {
         endpoint(
             "GET",
             "/ledger/checkpoint",
-            "Size and root of the journal",
+            "Size and root of the journal; as text/plain a signed checkpoint of now",
             evidence::head_schema,
             get(evidence::head),
         ),
         endpoint(
             "GET",
             "/ledger/proof/{id}",
-            "The entries of a call and their inclusion paths",
+            "The entries of a call and their inclusion paths; as text/plain one .tlog-proof per entry",
             evidence::proof_schema,
             get(evidence::proof),
+        ),
+        endpoint(
+            "POST",
+            "/ledger/rotate-key",
+            "Another signing key, from one checkpoint on that both sign",
+            evidence::rotation_schema,
+            post(evidence::rotate),
         ),
         endpoint("GET", "/health", "State of the store", health::schema, get(health::show)),
         endpoint("GET", "/openapi.json", "This document", any, get(openapi::show)),
@@ -164,6 +171,7 @@ fn endpoints() -> Vec<Endpoint> {
         match found.path {
             "/calls" => found.query = Query::Calls,
             "/spend" => found.query = Query::Spend,
+            "/ledger/rotate-key" => found.body = Some(evidence::reason_schema),
             "/prices/quote" => found.body = Some(prices::question_schema),
             _ => {}
         }

@@ -39,6 +39,8 @@ use self::listen::Terms;
 const DRAIN: Duration = Duration::from_secs(20);
 /// How often leases are looked at, and folded refusals written.
 const TICK: Duration = Duration::from_secs(10);
+/// How often stored bytes are read again, and how many: 2 MB/s.
+const SCRUB: (Duration, u64) = (Duration::from_secs(1), 2 << 20);
 /// Connections beside those of calls: health checks, idle keep-alive.
 const SPARE_CONNECTIONS: usize = 1_024;
 
@@ -64,6 +66,28 @@ pub fn open(server: &config::Server) -> Result<Ledger, StoreError> {
     let durability = if server.relaxed { Durability::Relaxed } else { Durability::Strict };
     let options = Options { durability, clock: Arc::new(SystemClock) };
     Ledger::open(&server.data_dir, options)
+}
+
+/// The same where that was refused: a journal that is not what was promised, or cannot be read, is left as it is, and a
+/// new epoch begins. A sound one is opened as ever, so that a service manager may start the same command twice.
+pub fn open_anew(server: &config::Server, reason: &str) -> Result<Ledger, StoreError> {
+    if reason.trim().is_empty() {
+        return Err(StoreError::Refused("say why a new epoch begins: --new-epoch \"<reason>\"".into()));
+    }
+    match open(server) {
+        Ok(ledger) => {
+            tracing::warn!("the journal is what was promised: no new epoch was begun");
+            Ok(ledger)
+        }
+        Err(why @ (StoreError::Rollback { .. } | StoreError::Damaged { .. })) => {
+            tracing::warn!(%why, "the journal cannot be gone on with");
+            let begun = Ledger::begin_epoch(&server.data_dir, &SystemClock, reason)?;
+            let (epoch, interrupted) = (begun.epoch, begun.interrupted);
+            tracing::warn!(epoch, interrupted, carried = begun.carried, "a new epoch has begun");
+            open(server)
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Brings the catalogue to what a configuration declares. Returns what changed, in lines for people.
@@ -96,6 +120,7 @@ impl App {
         let web_door = bind(server.web_listen, "server.web_listen").await?;
         let (gateway_addr, web_addr) = (gateway_door.local_addr()?, web_door.local_addr()?);
         let scheme = if https { "https" } else { "http" };
+        start_signing(&ledger).await?;
 
         let gateway = Gateway::new(GatewayParts {
             secrets: secrets(&ledger),
@@ -121,6 +146,7 @@ impl App {
         app.serve_gateway(gateway_door, tls.clone(), server.max_concurrent as usize);
         app.serve_web(web_door, tls, server);
         app.rest.spawn(background(app.ledger.clone(), app.gateway.clone(), app.stop_web.clone()));
+        app.rest.spawn(scrub(app.ledger.clone(), app.stop_web.clone()));
         Ok(app)
     }
 
@@ -229,6 +255,12 @@ async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))
 }
 
+/// The signing key is made at the first start, when the organisation's name is known; later starts find it.
+async fn start_signing(ledger: &Ledger) -> Result<()> {
+    let ledger = ledger.clone();
+    tokio::task::spawn_blocking(move || ledger.start_signing()).await?.context("no key to sign checkpoints with")
+}
+
 /// Providers' credentials come out of the store's sealed secrets.
 fn secrets(ledger: &Ledger) -> crate::gateway::Secrets {
     let ledger = ledger.clone();
@@ -254,5 +286,21 @@ async fn background(ledger: Ledger, gateway: Gateway, stop: CancellationToken) {
             tracing::warn!(%error, "leases could not be looked at");
         }
         gateway.write_folded(false).await;
+    }
+}
+
+/// Reads the journal again, slowly, against its hashes.
+async fn scrub(ledger: Ledger, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(SCRUB.0);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let ledger = ledger.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || ledger.scrub(SCRUB.1)).await {
+            tracing::error!(%error, "the scrub broke off");
+        }
     }
 }

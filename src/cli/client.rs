@@ -94,7 +94,13 @@ impl Client {
         Ok(Client { way: Way::Server { url, http }, token: SecretString::from(token) })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Response<Body>, Failure> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        accept: &str,
+    ) -> Result<Response<Body>, Failure> {
         let base = match &self.way {
             Way::Server { url, .. } => url.as_str(),
             Way::Folder { .. } => "",
@@ -102,7 +108,8 @@ impl Client {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{base}/api/v1{path}"))
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose_secret()));
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token.expose_secret()))
+            .header(header::ACCEPT, accept);
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -128,7 +135,7 @@ impl Client {
 
     /// The answer as JSON.
     pub async fn json(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-        let answer = self.send(method, path, body).await?;
+        let answer = self.send(method, path, body, "application/json").await?;
         let status = answer.status();
         let bytes = axum::body::to_bytes(answer.into_body(), MOST_BYTES).await;
         let bytes = bytes.map_err(|error| Failure::unreachable(format!("the answer broke off: {error}")))?;
@@ -144,7 +151,12 @@ impl Client {
 
     /// The answer as it comes, to standard output.
     pub async fn print(&self, path: &str) -> Result<(), Failure> {
-        let answer = self.send(Method::GET, path, None).await?;
+        self.print_as(path, "*/*").await
+    }
+
+    /// The same, of one of the forms a path has.
+    pub async fn print_as(&self, path: &str, accept: &str) -> Result<(), Failure> {
+        let answer = self.send(Method::GET, path, None, accept).await?;
         let status = answer.status();
         let mut body = answer.into_body();
         if !status.is_success() {

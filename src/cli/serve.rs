@@ -26,6 +26,10 @@ pub struct Command {
     /// Address of web UI and admin API, instead of the file's
     #[arg(long, value_name = "ADDR")]
     web_listen: Option<SocketAddr>,
+    /// Only where the start was refused with `rollback_detected` and the newer data is lost: begin a new epoch, which
+    /// carries catalogue and balances over and quotes the last checkpoint known; ignored where nothing is wrong
+    #[arg(long, value_name = "REASON")]
+    new_epoch: Option<String>,
 }
 
 impl Command {
@@ -60,7 +64,10 @@ impl Command {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let ledger = app::open(&config.server)?;
+        let ledger = match &self.new_epoch {
+            Some(reason) => app::open_anew(&config.server, reason)?,
+            None => app::open(&config.server)?,
+        };
         for line in app::apply(&ledger, &config.declared).await? {
             tracing::info!("{line}");
         }

@@ -18,7 +18,7 @@ pub(super) fn openings(
     now: Micros,
 ) -> Result<Vec<(String, Opening)>, StoreError> {
     let mut all = Vec::new();
-    if ledger.head().size == 0 {
+    if ledger.head().position() == 0 {
         return Ok(all);
     }
     for change in changes {

@@ -18,10 +18,11 @@
 //! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings |
 //! | 11 ADMIN | 0 actor, 1 action, 2 subject |
 //! | 5 BATCH | 0 the vendor's id, 1 state |
-//! | 20 INTERRUPTED | 0 cost (absent = unknown) |
+//! | 20 INTERRUPTED | 0 cost (absent = unknown); 1 epoch and ADMIT, of a call of an earlier epoch |
 //! | 22 OVERRUN | 0 excess, 1 budgets |
 //! | 26 ALERT | 0 budget, 1 period, 2 kind, 3 threshold in percent |
 //! | 19 GAP | 0 reason, 1 count, 2 what it quotes |
+//! | 18 KEY | 0 purpose, 1 vkey, 2 actor |
 //! | 29 SNAPSHOT | 0 month, 1 SHA-256, 2 bytes |
 //!
 //! Groups 1 to 4 are the records `network`, `person`, `content`, and for group 4 a map with the vendor's usage object as
@@ -162,8 +163,14 @@ struct Batch {
 record!(Batch as "a BATCH" { 0 = vendor_id, 1 = state });
 struct Interrupted {
     cost: Option<crate::domain::Money>,
+    earlier: Option<Earlier>,
 }
-record!(Interrupted as "an INTERRUPTED" { 0 = cost });
+record!(Interrupted as "an INTERRUPTED" { 0 = cost, 1 = earlier });
+struct Earlier {
+    epoch: u64,
+    admit: u64,
+}
+record!(Earlier as "an earlier ADMIT" { 0 = epoch, 1 = admit });
 struct Overrun {
     excess: crate::domain::Money,
     budgets: Vec<String>,
@@ -175,6 +182,12 @@ struct Gap {
     quotes: Option<String>,
 }
 record!(Gap as "a GAP" { 0 = reason, 1 = count, 2 = quotes });
+struct KeyMade {
+    purpose: String,
+    vkey: String,
+    actor: String,
+}
+record!(KeyMade as "a KEY" { 0 = purpose, 1 = vkey, 2 = actor });
 struct Snapshot {
     month: String,
     sha256: [u8; 32],
@@ -252,10 +265,11 @@ pub fn kind_of(body: &Body) -> u64 {
         Body::Budget { .. } => Kind::Budget,
         Body::Admin { .. } => Kind::Admin,
         Body::Batch { .. } => Kind::Batch,
-        Body::Interrupted { .. } => Kind::Interrupted,
+        Body::Interrupted { .. } | Body::CutOff { .. } => Kind::Interrupted,
         Body::Overrun { .. } => Kind::Overrun,
         Body::Alert(_) => Kind::Alert,
         Body::Gap { .. } => Kind::Gap,
+        Body::Key { .. } => Kind::Key,
         Body::Snapshot { .. } => Kind::Snapshot,
         Body::Unknown { kind, .. } => return *kind,
     };
@@ -278,10 +292,16 @@ fn with_record<T>(body: &Body, use_record: impl FnOnce(&dyn Record) -> T) -> Opt
             use_record(&Admin { actor: actor.clone(), action: action.clone(), subject: subject.clone() })
         }
         Body::Batch { vendor_id, state } => use_record(&Batch { vendor_id: vendor_id.clone(), state: state.clone() }),
-        Body::Interrupted { cost } => use_record(&Interrupted { cost: *cost }),
+        Body::Interrupted { cost } => use_record(&Interrupted { cost: *cost, earlier: None }),
+        Body::CutOff { epoch, admit, cost } => {
+            use_record(&Interrupted { cost: *cost, earlier: Some(Earlier { epoch: *epoch, admit: *admit }) })
+        }
         Body::Overrun { excess, budgets } => use_record(&Overrun { excess: *excess, budgets: budgets.clone() }),
         Body::Gap { reason, count, quotes } => {
             use_record(&Gap { reason: reason.clone(), count: *count, quotes: quotes.clone() })
+        }
+        Body::Key { purpose, vkey, actor } => {
+            use_record(&KeyMade { purpose: purpose.clone(), vkey: vkey.clone(), actor: actor.clone() })
         }
         Body::Snapshot { month, sha256, bytes } => {
             use_record(&Snapshot { month: month.clone(), sha256: *sha256, bytes: *bytes })
@@ -353,7 +373,10 @@ pub fn decode_body(kind: u64, bytes: &[u8]) -> Result<Body, CodecError> {
             let Batch { vendor_id, state } = read(bytes)?;
             Body::Batch { vendor_id, state }
         }
-        Some(Kind::Interrupted) => Body::Interrupted { cost: read::<Interrupted>(bytes)?.cost },
+        Some(Kind::Interrupted) => match read(bytes)? {
+            Interrupted { cost, earlier: None } => Body::Interrupted { cost },
+            Interrupted { cost, earlier: Some(Earlier { epoch, admit }) } => Body::CutOff { epoch, admit, cost },
+        },
         Some(Kind::Overrun) => {
             let Overrun { excess, budgets } = read(bytes)?;
             Body::Overrun { excess, budgets }
@@ -361,6 +384,10 @@ pub fn decode_body(kind: u64, bytes: &[u8]) -> Result<Body, CodecError> {
         Some(Kind::Gap) => {
             let Gap { reason, count, quotes } = read(bytes)?;
             Body::Gap { reason, count, quotes }
+        }
+        Some(Kind::Key) => {
+            let KeyMade { purpose, vkey, actor } = read(bytes)?;
+            Body::Key { purpose, vkey, actor }
         }
         Some(Kind::Snapshot) => {
             let Snapshot { month, sha256, bytes } = read(bytes)?;

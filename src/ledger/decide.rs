@@ -45,6 +45,10 @@ pub fn decide(state: &State, at: Micros, request: &Request) -> Decision {
             let body = Body::Gap { reason: reason.clone(), count: *count, quotes: quotes.clone() };
             record(state, body, Erasable::default())
         }
+        Request::Key { purpose, vkey, actor, reason } => {
+            let body = Body::Key { purpose: purpose.clone(), vkey: vkey.clone(), actor: actor.clone() };
+            record(state, body, because(reason.as_deref()))
+        }
     }
 }
 

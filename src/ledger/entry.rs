@@ -98,6 +98,13 @@ pub enum Body {
     Interrupted {
         cost: Option<Money>,
     },
+    /// A call of an earlier epoch that was open when it ended: INTERRUPTED too, but posted already in the state that this
+    /// epoch began with. `admit`: the sequence of its ADMIT there.
+    CutOff {
+        epoch: u64,
+        admit: u64,
+        cost: Option<Money>,
+    },
     /// The part of a SETTLE above its hold, and the budgets it passed. `ref` is the SETTLE. Adds nothing to any sum.
     Overrun {
         excess: Money,
@@ -110,6 +117,12 @@ pub enum Body {
         reason: String,
         count: u64,
         quotes: Option<String>,
+    },
+    /// A key of ours from here on: its purpose (`checkpoint`), its public half as a vkey, who had it made.
+    Key {
+        purpose: String,
+        vkey: String,
+        actor: Actor,
     },
     /// Hash of the sealed state a month begins with.
     Snapshot {

@@ -14,10 +14,12 @@ mod field;
 mod index;
 pub mod leaf;
 pub mod note;
+pub mod proof;
 pub mod request;
 pub mod state;
 #[cfg(test)]
 mod testing;
 pub mod tree;
+pub mod trust;
 
 pub use accounts::Position;

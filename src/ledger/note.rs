@@ -55,10 +55,15 @@ impl Signer {
 
     /// The note: text, empty line, signature line. The text must end in a newline.
     pub fn sign(&self, text: &str) -> Result<String, NoteError> {
+        Ok(format!("{text}\n{}", self.line(text)?))
+    }
+
+    /// The signature line alone, for a note that others sign too.
+    pub fn line(&self, text: &str) -> Result<String, NoteError> {
         check_text(text)?;
         let mut signature = self.verifier().id().to_vec();
         signature.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
-        Ok(format!("{text}\n— {} {}\n", self.name, BASE64.encode(&signature)))
+        Ok(format!("— {} {}\n", self.name, BASE64.encode(&signature)))
     }
 }
 
@@ -92,6 +97,16 @@ impl Verifier {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The 32 bytes of the Ed25519 key.
+    pub fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+
+    /// A witness's key (type 4), not a log's (type 1).
+    pub fn is_witness(&self) -> bool {
+        self.kind == COSIGNATURE_TYPE
     }
 
     /// First four bytes of SHA-256(name, newline, type, public key).
@@ -240,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_checkpoint_is_what_we_sign_and_accept() {
+    fn l07_the_published_checkpoint_is_what_we_sign_and_accept() {
         let key = Verifier::parse(VKEY).unwrap();
         assert_eq!(key, signer().verifier());
         assert_eq!(key.to_string(), VKEY);
@@ -254,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_cosignature_holds_at_its_time() {
+    fn l07_the_published_cosignature_holds_at_its_time() {
         let note = Note::parse(&format!("{NOTE}{COSIGNATURE}")).unwrap();
         let witness = Verifier::parse(WITNESS).unwrap();
         assert_eq!(note.verify(&witness), Ok(Some(1_795_430_400)));
@@ -263,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn one_changed_bit_is_refused() {
+    fn l07_one_changed_bit_is_refused() {
         let (key, witness) = (Verifier::parse(VKEY).unwrap(), Verifier::parse(WITNESS).unwrap());
         let whole = format!("{NOTE}{COSIGNATURE}");
         for at in 0..whole.len() {
@@ -275,6 +290,36 @@ mod tests {
                 assert!(both.is_err(), "byte {at} bit {bit}");
             }
         }
+    }
+
+    /// The example of the signed-note text: another's key, so it is read, written again, and believed by nobody here.
+    #[test]
+    fn l07_the_examples_of_the_texts_are_read() {
+        let poem = "Ognuno sta solo sul cuor della terra\ntrafitto da un raggio di sole:\n\ned è subito sera.\n\n— quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n";
+        let note = Note::parse(poem).unwrap();
+        assert!(note.text.ends_with("sole:\n\ned è subito sera.\n"), "the last empty line divides");
+        assert_eq!(note.signatures[0].name, "quasimodo.example/salvatore");
+        assert_eq!((note.signatures[0].id, note.signatures[0].bytes.len()), ([0x36, 0x7b, 0xa0, 0x4b], 64));
+        let cosigned = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n— example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n— witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==\n";
+        let note = Note::parse(cosigned).unwrap();
+        let checkpoint = Checkpoint::parse(&note.text).unwrap();
+        assert_eq!((checkpoint.origin.as_str(), checkpoint.size), ("example.com/behind-the-sofa", 20_852_163));
+        assert_eq!(checkpoint.text(), note.text);
+        let time = note.signatures[1].bytes.first_chunk::<8>().map(|time| u64::from_be_bytes(*time));
+        assert_eq!((note.signatures[1].bytes.len(), time), (72, Some(1_679_315_147)));
+        assert!(matches!(note.verify(&signer().verifier()), Err(NoteError::Unsigned(_))));
+    }
+
+    #[test]
+    fn l07_another_implementation_accepts_what_we_sign() {
+        use signed_note::{Note as Theirs, StandardVerifier, VerifierList};
+        let note =
+            signer().sign("weighbridge.test/vector-1\n8\nXcnaeacGWamtVZy3Ad7ZoqudgjqtL0lgz+Nw7/RgQyg=\n").unwrap();
+        let known = || VerifierList::new(vec![Box::new(StandardVerifier::new(VKEY).unwrap())]);
+        let theirs = Theirs::from_bytes(note.as_bytes()).unwrap();
+        assert_eq!(theirs.verify(&known()).unwrap().0.len(), 1);
+        let changed = note.replace("\n8\n", "\n9\n");
+        assert!(Theirs::from_bytes(changed.as_bytes()).unwrap().verify(&known()).is_err());
     }
 
     #[test]

@@ -51,6 +51,13 @@ pub enum Request {
         count: u64,
         quotes: Option<String>,
     },
+    /// A key of ours was made: see [`super::entry::Body::Key`].
+    Key {
+        purpose: String,
+        vkey: String,
+        actor: String,
+        reason: Option<String>,
+    },
 }
 
 /// A call that wants to go upstream.

@@ -212,8 +212,7 @@ impl State {
             }
             Body::Interrupted { cost } => {
                 let open = self.take(seq, *reference)?;
-                let known = cost.is_some();
-                self.post(&open, |h| if known || h.metric != Metric::Usd { h.hold.amount } else { 0 });
+                self.post(&open, |h| interrupted(*cost, h));
             }
             Body::Batch { vendor_id, state } => self.job_state(seq, *reference, vendor_id, state)?,
             Body::Catalogue { change, .. } | Body::Price { change, .. } => {
@@ -224,10 +223,13 @@ impl State {
                 self.accounts.open_with(id, opening);
             }
             Body::Alert(alert) => self.accounts.fired(alert),
-            Body::Deny(_)
+            // Posted before the epoch began, in the state it began with.
+            Body::CutOff { .. }
+            | Body::Deny(_)
             | Body::Admin { .. }
             | Body::Overrun { .. }
             | Body::Gap { .. }
+            | Body::Key { .. }
             | Body::Snapshot { .. }
             | Body::Unknown { .. } => {}
         }
@@ -267,6 +269,19 @@ impl State {
             }
         }
         state
+    }
+
+    /// What a new epoch begins with: everything declared and posted, no entry yet, and no call open. Each that was is
+    /// settled from its hold, jobs too, since nothing of the old epoch can end in the new one; they are given back.
+    pub fn carried_over(&self) -> (State, Vec<Open>) {
+        let mut state = self.clone();
+        let open: Vec<Open> = state.running().cloned().collect();
+        for open in &open {
+            state.post(open, |h| interrupted(open.cost_if_lost(), h));
+        }
+        (state.open, state.by_call, state.jobs) = Default::default();
+        state.next_seq = 0;
+        (state, open)
     }
 
     fn admit(&mut self, seq: u64, at: Micros, admit: &Admit) -> Result<(), ApplyError> {
@@ -411,6 +426,11 @@ impl State {
 fn has_bound(admit: &Admit) -> bool {
     let free = !admit.unmetered && admit.input_bound == 0 && admit.output_bound == 0;
     free || admit.price_model.is_some() || !admit.hold.is_zero()
+}
+
+// What a call settled from its hold posts: nothing of a cost that is not known.
+fn interrupted(cost: Option<Money>, h: &OpenHold) -> i128 {
+    if cost.is_some() || h.metric != Metric::Usd { h.hold.amount } else { 0 }
 }
 
 /// What a settlement posts to a budget of this metric.

@@ -85,6 +85,8 @@ pub struct Spend {
 pub struct Receipt {
     pub call: Call,
     pub entries: Vec<ReceiptEntry>,
+    /// The tree of the newest of its entries.
+    pub epoch: u64,
     pub tree_size: u64,
     pub root: [u8; 32],
 }
@@ -92,11 +94,15 @@ pub struct Receipt {
 /// An entry of a call's life.
 #[derive(Clone, Debug)]
 pub struct ReceiptEntry {
+    /// Where the entry stands among those of all epochs: what lists go by. In the first epoch it is `seq`.
+    pub position: u64,
+    pub epoch: u64,
+    /// In its epoch: the index of its leaf.
     pub seq: u64,
     pub ts: Micros,
     pub kind: Kind,
     pub leaf_hash: [u8; 32],
-    /// Inclusion path in the tree of `Receipt::tree_size`, leaf first.
+    /// Inclusion path, leaf's sibling first: in the tree of `Receipt::tree_size`, or in the whole tree of an earlier epoch.
     pub path: Vec<[u8; 32]>,
     pub erasable: Erasable,
 }

@@ -14,13 +14,24 @@ const MOST_BETWEEN: u64 = 100_000;
 pub fn receipt(ledger: &Ledger, id: CallId) -> Result<Option<Receipt>, ReportError> {
     let Some(call) = ledger.call(id)? else { return Ok(None) };
     let head = ledger.head();
+    let (mut epoch, mut tree_size, mut root) = (head.epoch, head.size, head.root);
     let mut entries = Vec::new();
     for (entry, erasable) in life(ledger, &call)? {
         let Some(kind) = Kind::from_number(kind_of(&entry.body)) else { continue };
-        let (leaf_hash, path) = ledger.inclusion(entry.seq, head.size)?;
-        entries.push(ReceiptEntry { seq: entry.seq, ts: entry.ts, kind, leaf_hash, path, erasable });
+        let proven = ledger.proven(entry.seq, &head)?;
+        (epoch, tree_size, root) = (proven.epoch, proven.tree_size, proven.root);
+        entries.push(ReceiptEntry {
+            position: entry.seq,
+            epoch,
+            seq: proven.seq,
+            ts: entry.ts,
+            kind,
+            leaf_hash: proven.leaf_hash,
+            path: proven.path,
+            erasable,
+        });
     }
-    Ok(Some(Receipt { call, entries, tree_size: head.size, root: head.root }))
+    Ok(Some(Receipt { call, entries, epoch, tree_size, root }))
 }
 
 /// The entries that are about the call, in order: what began it, what ended it, what was noted beside.

@@ -1,5 +1,5 @@
-//! `core.redb`: what is not in the journal and must not be: operators and their tokens, sessions, one-time links, and the
-//! secrets of providers, sealed.
+//! `core.redb`: what is not in the journal and must not be: operators and their tokens, sessions, one-time links, the
+//! secrets of providers, sealed, and what the signer of checkpoints keeps.
 //!
 //! Everything secret is stored as a hash (tokens) or sealed (provider secrets); nothing here prints one. Calls are short
 //! disk transactions: from async code, run those that write in `spawn_blocking`.
@@ -10,6 +10,7 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::domain::Micros;
 
@@ -24,6 +25,8 @@ const TOKENS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("operator-tok
 const SESSIONS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("session.v1");
 const LINKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("link.v1");
 const SECRETS: TableDefinition<&str, &[u8]> = TableDefinition::new("secret.v1");
+/// Of the ledger: its instance, its signing keys, what was signed last.
+const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger.v1");
 /// Version of every record below, before its postcard.
 const RECORD: u8 = 1;
 
@@ -290,6 +293,42 @@ impl Core {
 
     pub fn remove_secret(&self, id: &str) -> Result<bool, StoreError> {
         self.write(|txn| Ok(txn.open_table(SECRETS)?.remove(id)?.is_some()))
+    }
+
+    // What the signer of checkpoints keeps
+
+    pub(super) fn ledger_row<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let row = self.file.read(|txn| match txn.open_table(LEDGER) {
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            table => Ok(table?.get(name)?.map(|v| v.value().to_vec())),
+        })?;
+        row.map(|row| record(&row)).transpose()
+    }
+
+    /// Writes and removes rows, all or none; durable when this returns.
+    pub(super) fn put_ledger_rows(&self, rows: &[(&str, Vec<u8>)], gone: &[&str]) -> Result<(), StoreError> {
+        self.write(|txn| {
+            let mut table = txn.open_table(LEDGER)?;
+            for (name, row) in rows {
+                table.insert(*name, row.as_slice())?;
+            }
+            for name in gone {
+                table.remove(*name)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn ledger_bytes(row: &impl Serialize) -> Vec<u8> {
+        encoded(row)
+    }
+
+    pub(super) fn seal_ledger_secret(&self, name: &str, clear: &[u8]) -> Vec<u8> {
+        self.envelope.seal(name, clear)
+    }
+
+    pub(super) fn open_ledger_secret(&self, name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        self.envelope.open_value(name, sealed).ok_or_else(|| damaged(format!("the secret `{name}` does not open")))
     }
 
     // Rows

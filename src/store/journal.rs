@@ -8,9 +8,11 @@
 //! | `edge.v1` | epoch | version 1, size (8), then the hashes of the tree's right edge, 32 bytes each |
 //! | `snapshot.v1` | epoch | the sealed snapshot the month begins with ([`super::snapshot`]); absent in a ledger's first month |
 //! | `carried-person.v1` | epoch | the owners' names that belong to the snapshot, sealed like a group 2 of its SNAPSHOT entry |
-//! | `checkpoint.v1` | (epoch, size) | a signed note; registered, written by a later version |
+//! | `checkpoint.v1` | (epoch, size) | the signed note of a tree of that size; in the month it was signed in |
 //! | `cosig.v1` | (epoch, size, witness) | a cosignature line; registered, written by a later version |
-//! | `meta.v1` | name | `format`: 1 (8 bytes); `month`: text; `genesis`: epoch (8), first sequence (8), root before it (32) |
+//! | `meta.v1` | name | `format`: 1 (8 bytes); `month`: text; `genesis`: epoch (8), first sequence (8), root before it (32); `before`: entries of earlier epochs (8) |
+//!
+//! A later epoch ([`super::epoch`]) has files of its own, `journal-2026-11-e1.redb`, beside those of the earlier ones.
 //!
 //! A tile lies in the file of the month whose entries filled it. A commit does not go there at once: it goes to
 //! `commit.log` ([`log`]) and is *pending* until it is fed to the month's file ([`feed`]). Readers see what is pending
@@ -103,7 +105,7 @@ pub struct Opening<'a> {
 
 /// A sealed snapshot as read.
 pub struct Sealed {
-    /// Sequence of the SNAPSHOT entry that has its hash.
+    /// Sequence of the file's first entry: the SNAPSHOT that has its hash, or the GAP before it that opens an epoch.
     pub first: u64,
     pub snapshot: Vec<u8>,
     pub persons: Option<Vec<u8>>,
@@ -114,6 +116,8 @@ pub struct Journal {
     media: Media,
     mode: Mode,
     pub epoch: u64,
+    /// Entries of the epochs before this one.
+    pub before: u64,
     months: Mutex<Vec<Month>>,
     /// Absent where nothing is written.
     log: Mutex<Option<Log>>,
@@ -127,6 +131,7 @@ pub struct Journal {
 
 #[derive(Clone)]
 struct Month {
+    epoch: u64,
     name: String,
     file: Option<Arc<File>>,
     /// Sequence of its first entry, once looked up.
@@ -135,25 +140,75 @@ struct Month {
 
 impl Month {
     fn file_name(&self) -> String {
-        format!("journal-{}.redb", self.name)
+        match self.epoch {
+            0 => format!("journal-{}.redb", self.name),
+            epoch => format!("journal-{}-e{epoch}.redb", self.name),
+        }
     }
 }
 
 impl Journal {
-    /// Opens the newest month; the others when they are asked for. A folder without a journal gives an empty one.
+    /// Opens the newest month of the newest epoch; the others when they are asked for. A folder without a journal gives
+    /// an empty one.
     pub fn open(media: Media, mode: Mode) -> Result<Journal, StoreError> {
-        let journal = Journal {
+        for epoch in Journal::epochs(&media)?.into_iter().rev() {
+            let journal = Journal::open_epoch(media.clone(), mode, epoch)?;
+            // Without a month it is an epoch that a crash caught before its first entry.
+            if journal.month().is_some() {
+                return Ok(journal);
+            }
+            journal.close()?;
+        }
+        Journal::open_epoch(media, mode, 0)
+    }
+
+    /// The epochs that have files, in order.
+    pub fn epochs(media: &Media) -> Result<Vec<u64>, StoreError> {
+        let mut epochs: Vec<u64> = media.names()?.iter().filter_map(|n| month_of(n)).map(|(epoch, _)| epoch).collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        Ok(epochs)
+    }
+
+    /// The files of one epoch.
+    pub fn open_epoch(media: Media, mode: Mode, epoch: u64) -> Result<Journal, StoreError> {
+        let mut journal = Journal::unopened(media, mode, epoch);
+        journal.reopen()?;
+        journal.before = journal.stored_before()?;
+        Ok(journal)
+    }
+
+    /// An epoch without entries, after so many of others; [`Journal::begin`] makes its first file.
+    pub fn create(media: Media, epoch: u64, before: u64) -> Result<Journal, StoreError> {
+        let mut journal = Journal::unopened(media, Mode::Write, epoch);
+        journal.reopen()?;
+        if journal.month().is_some() {
+            return Err(damaged("journal", format!("epoch {epoch} has entries already")));
+        }
+        journal.before = before;
+        Ok(journal)
+    }
+
+    fn unopened(media: Media, mode: Mode, epoch: u64) -> Journal {
+        Journal {
             media,
             mode,
-            epoch: 0,
+            epoch,
+            before: 0,
             months: Mutex::default(),
             log: Mutex::default(),
             pending: Mutex::default(),
             fed: AtomicU64::new(0),
             growing: Mutex::default(),
-        };
-        journal.reopen()?;
-        Ok(journal)
+        }
+    }
+
+    fn stored_before(&self) -> Result<u64, StoreError> {
+        let Some(last) = self.lock().len().checked_sub(1) else { return Ok(0) };
+        let Some((name, file)) = self.file_at(last)? else { return Ok(0) };
+        reading(&name, &file, |txn| {
+            Ok(txn.open_table(META)?.get("before")?.and_then(|value| number(value.value(), 0)).unwrap_or(0))
+        })
     }
 
     /// Drops every handle, opens the newest month again and reads the log: after an error, handles are of no more use.
@@ -161,9 +216,11 @@ impl Journal {
         let mut growing = unpoisoned(self.growing.lock());
         *growing = Growing::Unknown;
         self.close_files()?;
-        let mut names: Vec<String> = self.media.names()?.iter().filter_map(|n| month_of(n)).collect();
+        let own = |name: &String| month_of(name).filter(|(epoch, _)| *epoch == self.epoch).map(|(_, month)| month);
+        let mut names: Vec<String> = self.media.names()?.iter().filter_map(own).collect();
         names.sort();
-        let mut months: Vec<Month> = names.into_iter().map(|name| Month { name, file: None, first: None }).collect();
+        let new = |name| Month { epoch: self.epoch, name, file: None, first: None };
+        let mut months: Vec<Month> = names.into_iter().map(new).collect();
         // A file without a beginning is one that a crash caught before its first commit.
         while let Some(month) = months.last_mut() {
             self.look_into(month, true)?;
@@ -300,6 +357,11 @@ impl Journal {
         Ok(None)
     }
 
+    /// The file that has the entry `seq`, by name.
+    pub fn file_name_of(&self, seq: u64) -> Option<String> {
+        self.file_of(seq).ok().flatten().map(|(name, ..)| name)
+    }
+
     fn file_at(&self, place: usize) -> Result<Option<(String, Arc<File>)>, StoreError> {
         let mut months = self.lock();
         if place >= months.len() { Ok(None) } else { self.file(&mut months, place).map(Some) }
@@ -365,6 +427,33 @@ impl Journal {
             let Some(table) = absent(txn.open_table(TILES))? else { return Ok(None) };
             Ok(table.get((self.epoch, level, index))?.map(|value| value.value().to_vec()))
         })
+    }
+
+    /// Keeps a signed note in the month being written, between two feeds. Its entries may still be pending.
+    pub fn put_checkpoint(&self, size: u64, note: &str) -> Result<(), StoreError> {
+        let _not_growing = unpoisoned(self.growing.lock());
+        let (name, file) = self.newest()?;
+        writing(&name, &file, |txn| {
+            txn.open_table(CHECKPOINTS)?.insert((self.epoch, size), note.as_bytes())?;
+            Ok(())
+        })
+    }
+
+    /// The stored note of the smallest tree of at least `size` entries.
+    pub fn checkpoint_from(&self, size: u64) -> Result<Option<(u64, String)>, StoreError> {
+        let places = self.lock().len();
+        for place in 0..places {
+            let Some((name, file)) = self.file_at(place)? else { break };
+            let found = reading(&name, &file, |txn| {
+                let Some(table) = absent(txn.open_table(CHECKPOINTS))? else { return Ok(None) };
+                let first = table.range((self.epoch, size)..=(self.epoch, u64::MAX))?.next().transpose()?;
+                Ok(first.map(|(key, note)| (key.value().1, String::from_utf8_lossy(note.value()).into_owned())))
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// Entries from `from` on, at least one whole block's rest if there is any, until `limit` are read; in one short
@@ -489,7 +578,7 @@ impl Journal {
     pub fn begin(&self, opening: &Opening<'_>, first: Pending) -> Result<(), StoreError> {
         self.feed_all()?;
         let mut growing = unpoisoned(self.growing.lock());
-        let mut month = Month { name: opening.month.into(), file: None, first: Some(opening.first) };
+        let mut month = Month { epoch: self.epoch, name: opening.month.into(), file: None, first: Some(opening.first) };
         let name = month.file_name();
         let file = Arc::new(self.media.open(&name, HOT_CACHE)?);
         self.media.sync_names().map_err(|e| StoreError::Unwritable(e.to_string()))?;
@@ -508,6 +597,7 @@ impl Journal {
             genesis.extend_from_slice(&opening.first.to_le_bytes());
             genesis.extend_from_slice(&opening.root);
             meta.insert("genesis", genesis.as_slice())?;
+            meta.insert("before", self.before.to_le_bytes().as_slice())?;
             let mut snapshots = txn.open_table(SNAPSHOTS)?;
             if let Some(snapshot) = opening.snapshot {
                 snapshots.insert(self.epoch, snapshot)?;
@@ -604,10 +694,15 @@ fn attach(entries: &mut [Stored], skip: usize, group: u8, found: Vec<(u16, Vec<u
     }
 }
 
-fn month_of(file_name: &str) -> Option<String> {
-    let month = file_name.strip_prefix("journal-")?.strip_suffix(".redb")?;
+/// Epoch and month of a file.
+fn month_of(file_name: &str) -> Option<(u64, String)> {
+    let name = file_name.strip_prefix("journal-")?.strip_suffix(".redb")?;
+    let (month, epoch) = match name.split_once("-e") {
+        None => (name, 0),
+        Some((month, epoch)) => (month, epoch.parse().ok().filter(|n: &u64| *n > 0 && n.to_string() == epoch)?),
+    };
     let shape = month.bytes().enumerate().all(|(i, b)| if i == 4 { b == b'-' } else { b.is_ascii_digit() });
-    (month.len() == 7 && shape).then(|| month.to_string())
+    (month.len() == 7 && shape).then(|| (epoch, month.to_string()))
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u64> {
@@ -673,6 +768,32 @@ pub fn set_format(media: &Media, name: &str, format: u64) {
     let file = media.open(name, super::media::COLD_CACHE).unwrap();
     writing(name, &file, |txn| {
         Ok(txn.open_table(META)?.insert("format", format.to_le_bytes().as_slice()).map(drop)?)
+    })
+    .unwrap();
+}
+
+/// Writes a month's entries anew, as someone with the file and without the key would. Groups 1 to 4 go: they would have
+/// to be moved with their entries.
+#[cfg(test)]
+pub fn rewrite(media: &Media, name: &str, change: impl FnOnce(&mut Vec<Raw>)) {
+    use redb::ReadableTable;
+
+    let file = media.open(name, super::media::COLD_CACHE).unwrap();
+    writing(name, &file, |txn| {
+        txn.delete_table(GROUPS)?;
+        txn.open_table(GROUPS)?;
+        let mut blocks = txn.open_table(BLOCKS)?;
+        let keys: Vec<(u64, u64)> =
+            blocks.iter()?.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
+        let mut entries = Vec::new();
+        for key in &keys {
+            entries.extend(block::read_block(blocks.remove(key)?.unwrap().value()).unwrap());
+        }
+        change(&mut entries);
+        let mut builder = block::Builder::new(keys[0].1);
+        entries.iter().for_each(|raw| builder.push(crate::domain::Micros(0), raw, &[]));
+        blocks.insert(keys[0], builder.block.as_slice())?;
+        Ok(())
     })
     .unwrap();
 }

@@ -1,9 +1,12 @@
 //! Keeps the side files behind the writer's back: `head.log` about every five seconds, the running snapshot every minute
 //! or twenty thousand entries, both once more at the end.
 //!
-//! `head.log` is append-only text, one line per note: epoch, size, root in hex. A journal that is shorter than its last
-//! line, or has another root there, was rolled back or replaced.
+//! `head.log` is append-only text, one record a line: epoch, size, root in hex and, where it was signed, the note as a JSON
+//! string. A journal that is shorter than its farthest line, or has another root there, was rolled back or replaced
+//! ([`super::promise`]). Checkpoints are signed here too ([`super::signer`]).
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,7 +14,7 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 
 use super::media::Media;
-use super::reader::Reader;
+use super::signer::Signer;
 use super::snapshot::{self, Carried};
 use super::{Head, StoreError};
 
@@ -26,12 +29,19 @@ const HEAD_LOG_KEPT: usize = 1 << 20;
 
 enum Job {
     Head(String),
+    Checkpoint(Box<Head>),
     Snapshot(Box<Carried>),
 }
 
 impl Job {
-    fn run(self, media: &Media) {
+    fn run(self, media: &Media, signer: &Signer) {
         let (name, written) = match self {
+            Job::Checkpoint(head) => {
+                if let Err(error) = signer.sign(&head) {
+                    tracing::warn!(%error, size = head.size, "a checkpoint was not signed");
+                }
+                return;
+            }
             Job::Head(line) => (HEAD_LOG, media.append_side(HEAD_LOG, line.as_bytes())),
             Job::Snapshot(carried) => (snapshot::FILE, media.replace_side(snapshot::FILE, &carried.to_file())),
         };
@@ -44,6 +54,7 @@ impl Job {
 /// The thread that writes side files; the writer only hands over, and skips a turn rather than wait.
 pub struct Keeper {
     media: Media,
+    signer: Arc<Signer>,
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     head_at: Instant,
@@ -54,20 +65,29 @@ pub struct Keeper {
 
 impl Keeper {
     /// `size`: entries at start. Without a thread, jobs are done where they are handed over.
-    pub fn start(media: Media, size: u64, with_thread: bool) -> Result<Keeper, StoreError> {
+    pub fn start(media: Media, signer: Arc<Signer>, size: u64, with_thread: bool) -> Result<Keeper, StoreError> {
         let (jobs, queue) = sync_channel(4);
-        let place = media.clone();
-        let work = move || queue.iter().for_each(|job: Job| job.run(&place));
+        let (place, signing) = (media.clone(), signer.clone());
+        let work = move || queue.iter().for_each(|job: Job| job.run(&place, &signing));
         let thread = with_thread.then(|| std::thread::Builder::new().name("keeper".into()).spawn(work));
         let thread = thread.transpose();
         let thread = thread.map_err(|e| StoreError::Unwritable(format!("no thread for side files: {e}")))?;
         let now = Instant::now();
-        Ok(Keeper { media, jobs: Some(jobs), thread, head_at: now, noted: size, snapshot_at: now, snapshot_size: size })
+        Ok(Keeper {
+            media,
+            signer,
+            jobs: Some(jobs),
+            thread,
+            head_at: now,
+            noted: size,
+            snapshot_at: now,
+            snapshot_size: size,
+        })
     }
 
     fn hand_over(&self, job: Job) -> bool {
         if self.thread.is_none() {
-            job.run(&self.media);
+            job.run(&self.media, &self.signer);
             return true;
         }
         !matches!(
@@ -76,8 +96,11 @@ impl Keeper {
         )
     }
 
-    /// Notes the head if it moved and it is time.
+    /// Notes the head if it moved and it is time, and has it signed when that is due.
     pub fn note_head(&mut self, head: &Head) {
+        if self.signer.is_due(head.size) {
+            self.hand_over(Job::Checkpoint(Box::new(head.clone())));
+        }
         let due = self.thread.is_none() || self.head_at.elapsed() >= HEAD_EVERY;
         if head.size != self.noted && due && self.hand_over(Job::Head(line(head))) {
             self.head_at = Instant::now();
@@ -99,9 +122,12 @@ impl Keeper {
         self.hand_over(Job::Snapshot(Box::new(carried)));
     }
 
-    /// Ends the thread, then writes both files as of the end.
+    /// Ends the thread, then signs the end and writes both files as of it.
     pub fn close(&mut self, head: &Head, carried: Carried) -> Result<(), StoreError> {
         self.stop();
+        if self.signer.vkey().is_some() {
+            self.signer.sign(head)?;
+        }
         let unwritable = |e: std::io::Error| StoreError::Unwritable(e.to_string());
         if head.size != self.noted {
             self.media.append_side(HEAD_LOG, line(head).as_bytes()).map_err(unwritable)?;
@@ -124,7 +150,7 @@ impl Drop for Keeper {
 }
 
 fn line(head: &Head) -> String {
-    format!("{} {} {}\n", head.epoch, head.size, HEXLOWER.encode(&head.root))
+    format!("{}\n", Noted { epoch: head.epoch, size: head.size, root: head.root, note: None })
 }
 
 /// A line of `head.log`.
@@ -133,6 +159,19 @@ pub struct Noted {
     pub epoch: u64,
     pub size: u64,
     pub root: [u8; 32],
+    /// The signed note, where this was signed.
+    pub note: Option<String>,
+}
+
+/// The line, without its end.
+impl fmt::Display for Noted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.epoch, self.size, HEXLOWER.encode(&self.root))?;
+        match &self.note {
+            Some(note) => write!(f, " {}", serde_json::Value::from(note.as_str())),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The lines of the side file. A last line without its end is one that a crash cut off; any other odd line is damage.
@@ -150,29 +189,14 @@ pub fn read_head_log(media: &Media) -> Result<Vec<Noted>, StoreError> {
 }
 
 fn parse_line(line: &str) -> Option<Noted> {
-    let mut words = line.split(' ');
+    let mut words = line.splitn(4, ' ');
     let (epoch, size, root) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?);
-    Some(Noted { epoch, size, root: HEXLOWER.decode(root.as_bytes()).ok()?.try_into().ok()? })
+    let note = words.next().map(serde_json::from_str::<String>).transpose().ok()?;
+    Some(Noted { epoch, size, root: HEXLOWER.decode(root.as_bytes()).ok()?.try_into().ok()?, note })
 }
 
-/// Compares the journal with the last line; cuts the file short where it has grown long.
-pub fn compare_head_log(media: &Media, reader: &Reader, size: u64) -> Result<(), StoreError> {
-    let Some(noted) = read_head_log(media)?.pop() else { return Ok(()) };
-    if noted.epoch != reader.journal.epoch {
-        return Err(StoreError::Rollback { what: format!("`{HEAD_LOG}` is of epoch {}", noted.epoch) });
-    }
-    if noted.size > size {
-        let what = format!("`{HEAD_LOG}` has {} entries, the journal {size}", noted.size);
-        return Err(StoreError::Rollback { what });
-    }
-    if reader.root(noted.size)? != noted.root {
-        let what = format!("the first {} entries are not those that `{HEAD_LOG}` was written for", noted.size);
-        return Err(StoreError::Rollback { what });
-    }
-    shorten(media)
-}
-
-fn shorten(media: &Media) -> Result<(), StoreError> {
+/// Cuts the file short where it has grown long, and off what a crash left at its end.
+pub fn shorten(media: &Media) -> Result<(), StoreError> {
     let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{HEAD_LOG}`: {e}"));
     let Some(bytes) = media.read_side(HEAD_LOG).map_err(unwritable)? else { return Ok(()) };
     // A line that a crash cut off would run into the next one.

@@ -14,20 +14,27 @@ use crate::ledger::entry::{Entry, Erasable};
 use crate::ledger::request::{Reply, Request};
 
 use super::core::Core;
+use super::epoch::{self, Begun};
+use super::history::{History, Spot};
 use super::journal::{Journal, Mode};
-use super::keeper::compare_head_log;
+use super::keeper::{self, Keeper};
 use super::keys::DataKeys;
 use super::media::{Media, Memory};
-use super::reader::{MAX_READ, Reader};
+use super::promise;
+use super::reader::Reader;
 use super::recover::recover;
+use super::scrub::{Scrub, Scrubbed};
 use super::seal::RootKey;
 use super::shared::{Gauges, Shared};
+use super::signer::{Signed, Signer};
 use super::views::Views;
 use super::writer::{Hands, Many, Message, Writer, unpoisoned};
 use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError};
 
 /// Requests accepted and not yet answered, at most.
 const QUEUE: usize = 8_192;
+/// What the signing key is for, in its KEY entry.
+pub const KEY_PURPOSE: &str = "checkpoint";
 /// How long a request waits for a place in the queue.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -41,8 +48,11 @@ pub struct Ledger {
 struct Inner {
     shared: Arc<Shared>,
     reader: Arc<Reader>,
+    history: Arc<History>,
     views: Arc<Views>,
-    core: Core,
+    core: Arc<Core>,
+    signer: Arc<Signer>,
+    scrub: Scrub,
     root: RootKey,
     queue: SyncSender<Message>,
     places: Arc<Semaphore>,
@@ -50,7 +60,32 @@ struct Inner {
     lock: Mutex<Option<std::fs::File>>,
 }
 
+/// An entry and its place in a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    pub epoch: u64,
+    /// In its epoch.
+    pub seq: u64,
+    /// Entries of the tree, and its root.
+    pub tree_size: u64,
+    pub root: [u8; 32],
+    pub leaf_hash: [u8; 32],
+    /// Leaf's sibling first.
+    pub path: Vec<[u8; 32]>,
+}
+
 impl Ledger {
+    /// Begins a new epoch in a folder whose journal cannot be gone on with (see [`super::epoch`]); it is not opened.
+    pub fn begin_epoch(dir: &Path, clock: &dyn super::Clock, reason: &str) -> Result<Begun, StoreError> {
+        let _lock = lock_folder(dir)?;
+        epoch::begin(&Media::Folder(dir.into()), clock, reason)
+    }
+
+    /// The same in a folder in memory.
+    pub fn begin_epoch_in_memory(memory: &Memory, clock: &dyn super::Clock, reason: &str) -> Result<Begun, StoreError> {
+        epoch::begin(&Media::Memory(memory.clone()), clock, reason)
+    }
+
     /// Opens a data folder, making it if it is empty: replays what the last snapshot does not have, compares with the
     /// side file, settles what a crash left open as *interrupted*. One process at a time.
     pub fn open(dir: &Path, options: Options) -> Result<Ledger, StoreError> {
@@ -92,20 +127,28 @@ impl Ledger {
     ) -> Result<(Ledger, Writer), StoreError> {
         let root = RootKey::load(&media)?;
         let keys = Arc::new(DataKeys::open(&media, &root)?);
-        let core = Core::open(&media, &root)?;
+        let core = Arc::new(Core::open(&media, &root)?);
         let journal = Arc::new(Journal::open(media.clone(), Mode::Write)?);
         let reader = Arc::new(Reader { journal, keys: Some(keys) });
         // What was promised first: a journal that was replaced is not to be replayed at length.
         let size = reader.journal.size();
-        compare_head_log(&media, &reader, size)?;
+        promise::check(&media, &core, &reader, size)?;
+        keeper::shorten(&media)?;
         let carried = recover(&reader, &media)?;
-        let views = Arc::new(open_views(&media, &reader, size)?);
-        let shared = Arc::new(Shared::new(options.clock, reader.journal.epoch));
+        let history = Arc::new(History::open(&media, reader.clone())?);
+        let before = reader.journal.before;
+        let views = Arc::new(open_views(&media, &history, before + size)?);
+        let shared = Arc::new(Shared::new(options.clock, reader.journal.epoch, before));
+        let signer = Arc::new(Signer::open(media.clone(), core.clone(), reader.clone())?);
+        let keeper = Keeper::start(media.clone(), signer.clone(), size, hands.threads)?;
         let durability = options.durability;
-        let writer = Writer::new(shared.clone(), reader.clone(), views.clone(), media, hands, durability, carried)?;
+        let writer =
+            Writer::new(shared.clone(), reader.clone(), views.clone(), media, hands, keeper, durability, carried)?;
         let places = Arc::new(Semaphore::new(QUEUE));
         let (queue, _) = sync_channel(0);
-        let inner = Inner { shared, reader, views, core, root, queue, places, lock: Mutex::new(lock) };
+        let scrub = Scrub::default();
+        let inner =
+            Inner { shared, reader, history, views, core, signer, scrub, root, queue, places, lock: Mutex::new(lock) };
         Ok((Ledger { inner: Arc::new(inner) }, writer))
     }
 
@@ -160,7 +203,8 @@ impl Ledger {
 
     /// Where journal and views stand.
     pub fn head(&self) -> Head {
-        Head { applied: self.inner.views.applied(), ..self.inner.shared.head() }
+        let head = self.inner.shared.head();
+        Head { applied: self.inner.views.applied().saturating_sub(head.before), ..head }
     }
 
     /// Open calls, oldest first. As decided: at most one commit ahead of the disk.
@@ -207,9 +251,21 @@ impl Ledger {
         }
     }
 
-    /// Entries from `from` on, at most `limit` (and at most 10,000), with their groups 1 to 4. Short read transactions.
+    /// Entries from a position on, at most `limit` (and at most 10,000), with their groups 1 to 4, numbered by position:
+    /// in the first epoch that is their sequence. Short read transactions.
     pub fn entries(&self, from: u64, limit: usize) -> Result<Vec<(Entry, Erasable)>, StoreError> {
-        self.inner.reader.entries(from, limit.min(MAX_READ))
+        self.inner.history.entries(from, limit)
+    }
+
+    /// The entry at a position, proven in the tree of its epoch: of the present one as it stood at `head`.
+    pub fn proven(&self, position: u64, head: &Head) -> Result<Proven, StoreError> {
+        let spot = self.inner.history.spot(position);
+        let (size, root) = match spot.size {
+            Some(size) => (size, spot.reader.root(size)?),
+            None => (head.size, head.root),
+        };
+        let (leaf_hash, path) = spot.reader.inclusion(spot.seq, size)?;
+        Ok(Proven { epoch: spot.reader.journal.epoch, seq: spot.seq, tree_size: size, root, leaf_hash, path })
     }
 
     /// The leaf hash of an entry and its inclusion path in the tree of `size` entries.
@@ -224,6 +280,98 @@ impl Ledger {
     /// Root of the tree of the first `size` entries.
     pub fn root(&self, size: u64) -> Result<[u8; 32], StoreError> {
         self.inner.reader.root(size)
+    }
+
+    /// Makes the signing key at the first start and puts it on record, or finishes what a crash broke off. Blocks: never
+    /// on an async thread.
+    pub fn start_signing(&self) -> Result<(), StoreError> {
+        let signer = &self.inner.signer;
+        if let Some(vkey) = signer.unannounced(&self.catalogue().organisation.name)? {
+            self.record_key(vkey, "setup", None)?;
+            signer.announced()?;
+        }
+        if signer.is_rotating() { self.rotate_key("setup", None).map(drop) } else { Ok(()) }
+    }
+
+    /// Another signing key from now on: a KEY entry, then one checkpoint signed by both. Blocks.
+    pub fn rotate_key(&self, actor: &str, reason: Option<String>) -> Result<Signed, StoreError> {
+        let vkey = self.inner.signer.begin_rotation()?;
+        self.record_key(vkey, actor, reason)?;
+        self.inner.signer.finish_rotation(&self.head())
+    }
+
+    fn record_key(&self, vkey: String, actor: &str, reason: Option<String>) -> Result<(), StoreError> {
+        let key = Request::Key { purpose: KEY_PURPOSE.into(), vkey, actor: actor.into(), reason };
+        self.submit_all(vec![key]).map(drop)
+    }
+
+    /// A signed checkpoint of everything that is on disk now; the first one makes the key. Blocks.
+    pub fn checkpoint(&self) -> Result<Signed, StoreError> {
+        if self.vkey().is_none() {
+            self.start_signing()?;
+        }
+        self.inner.signer.sign(&self.head())
+    }
+
+    /// The newest checkpoint that was signed, whenever that was.
+    pub fn last_checkpoint(&self) -> Option<Signed> {
+        self.inner.signer.last()
+    }
+
+    /// The vkey of the signing key; none before [`Ledger::start_signing`].
+    pub fn vkey(&self) -> Option<String> {
+        self.inner.signer.vkey()
+    }
+
+    /// The `.tlog-proof` texts of the entries at these positions, against the newest checkpoint or, where that is older
+    /// than one of them, one made now; those of an earlier epoch against what was signed of it. `since`: the size of an
+    /// older checkpoint that the receiver has. Blocks.
+    pub fn proofs(&self, positions: &[u64], since: Option<u64>) -> Result<Vec<String>, StoreError> {
+        let spots: Vec<Spot<'_>> = positions.iter().map(|position| self.inner.history.spot(*position)).collect();
+        let newest = spots.iter().filter(|spot| spot.size.is_none()).map(|spot| spot.seq + 1).max();
+        let needed = newest.map(|newest| newest.max(since.unwrap_or(0)));
+        let signed = match (needed, self.last_checkpoint()) {
+            (None, _) => None,
+            (Some(needed), Some(last)) if last.size >= needed => Some(last),
+            (Some(_), _) => Some(self.checkpoint()?),
+        };
+        let prove = |spot: &Spot<'_>| {
+            let past = if spot.size.is_some() { Some(signed_of(spot)?) } else { None };
+            let signed = past.as_ref().or(signed.as_ref()).ok_or(StoreError::Closed)?;
+            Ok(spot.reader.proof(spot.seq, signed, since.filter(|since| *since <= signed.size))?.to_string())
+        };
+        spots.iter().map(prove).collect()
+    }
+
+    /// Reads about so many stored bytes again and holds them against their hashes; false: nothing is to be read now.
+    /// Blocks.
+    pub fn scrub(&self, bytes: u64) -> bool {
+        let now = self.inner.shared.clock.now();
+        self.inner.scrub.step(&self.inner.reader, &self.head(), now, bytes)
+    }
+
+    /// How far the scrub is and what it found.
+    pub fn scrubbed(&self) -> Scrubbed {
+        self.inner.scrub.shown()
+    }
+
+    /// The proof that the tree of `old` entries is the beginning of the tree of `new`.
+    pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<[u8; 32]>, StoreError> {
+        let head = self.head().size;
+        if new > head {
+            return Err(StoreError::Refused(format!("the tree has {head} entries, not {new}")));
+        }
+        self.inner.reader.consistency(old, new)
+    }
+
+    #[cfg(test)]
+    pub(super) fn scrub_told(&self) -> Vec<String> {
+        self.inner.scrub.told()
+    }
+
+    #[cfg(test)]
+    pub(super) fn signer(&self) -> &Signer {
+        &self.inner.signer
     }
 
     /// One call, never behind: from the views or the unapplied tail.
@@ -279,13 +427,23 @@ impl Ledger {
     }
 }
 
-fn open_views(media: &Media, reader: &Arc<Reader>, size: u64) -> Result<Views, StoreError> {
+/// The checkpoint by which an entry of an epoch that has ended is proven.
+fn signed_of(spot: &Spot<'_>) -> Result<Signed, StoreError> {
+    let Spot { reader, seq, .. } = spot;
+    let epoch = reader.journal.epoch;
+    let (size, note) = reader.journal.checkpoint_from(seq + 1)?.ok_or_else(|| {
+        StoreError::Refused(format!("entry {seq} of epoch {epoch} is in no checkpoint that was signed while it lasted"))
+    })?;
+    Ok(Signed { epoch, size, root: reader.root(size)?, note })
+}
+
+fn open_views(media: &Media, history: &Arc<History>, size: u64) -> Result<Views, StoreError> {
     let dir = match media {
         Media::Folder(dir) => Some(dir.as_path()),
         Media::Memory(_) => None,
     };
-    let reader = reader.clone();
-    Views::open(dir, Arc::new(move |from, limit| reader.entries(from, limit)), size)
+    let history = history.clone();
+    Views::open(dir, Arc::new(move |from, limit| history.entries(from, limit)), size)
 }
 
 fn make_folder(dir: &Path) -> std::io::Result<()> {

@@ -6,15 +6,21 @@
 mod block;
 pub mod clock;
 pub mod core;
+mod epoch;
+mod history;
 mod journal;
 mod keeper;
 mod keys;
 mod ledger;
 pub mod media;
+mod promise;
+mod proofs;
 mod reader;
 mod recover;
+mod scrub;
 mod seal;
 mod shared;
+mod signer;
 mod small;
 mod snapshot;
 mod stepped;
@@ -32,9 +38,12 @@ use crate::domain::call::BudgetHold;
 use crate::domain::{CallId, Micros, Money};
 
 pub use clock::Clock;
-pub use ledger::Ledger;
+pub use epoch::Begun;
+pub use ledger::{Ledger, Proven};
+pub use scrub::Scrubbed;
 pub use seal::new_secret;
 pub use shared::Gauges;
+pub use signer::Signed;
 pub use stepped::Stepped;
 pub use writer::Decide;
 
@@ -69,7 +78,7 @@ pub enum StoreError {
     )]
     Damaged { file: String, what: String },
     #[error(
-        "the journal is behind what was promised ({what}): rollback_detected; restore the newer data or start a new epoch"
+        "rollback_detected: the journal is not what was promised ({what}); put the newer data back, or, if it is lost, begin a new epoch: `weighbridge serve --new-epoch \"<reason>\"`"
     )]
     Rollback { what: String },
     #[error("the journal cannot be written: {0}")]
@@ -117,12 +126,21 @@ pub struct Balance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     pub epoch: u64,
-    /// Entries in the journal: the next sequence.
+    /// Entries of all epochs before this one.
+    pub before: u64,
+    /// Entries of this epoch: the next sequence.
     pub size: u64,
     pub root: [u8; 32],
-    /// Entries the views have.
+    /// Entries of this epoch that the views have.
     pub applied: u64,
     pub at: Micros,
+}
+
+impl Head {
+    /// Entries of all epochs: the position of the next one, which lists and cursors go by.
+    pub fn position(&self) -> u64 {
+        self.before + self.size
+    }
 }
 
 /// What is known of a vendor's answer id.

@@ -40,6 +40,18 @@ impl Reader {
         stored.iter().map(|s| self.open(s).map(|o| (o.entry, o.erasable))).collect()
     }
 
+    /// Entries of this epoch numbered by position: what lists and sums go by ([`super::history`]).
+    pub fn positioned(&self, mut entries: Vec<(Entry, Erasable)>) -> Vec<(Entry, Erasable)> {
+        let before = self.journal.before;
+        if before > 0 {
+            for (entry, _) in &mut entries {
+                entry.seq += before;
+                entry.reference = entry.reference.map(|reference| reference + before);
+            }
+        }
+        entries
+    }
+
     /// Decodes an entry and checks it; says which of its groups are not there any more.
     pub fn open(&self, stored: &Stored) -> Result<Opened, StoreError> {
         let (leaf, entry) = stored.raw.open(stored.seq).map_err(damaged)?;

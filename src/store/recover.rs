@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::ledger::entry::Body;
+use crate::ledger::entry::{Body, Entry};
 use crate::ledger::leaf::leaf_hash;
 
 use super::StoreError;
@@ -68,8 +68,10 @@ pub fn sealed(reader: &Reader) -> Result<Option<Carried>, StoreError> {
 /// The sealed snapshot of a month; `None` in a ledger's first month.
 pub fn sealed_of(reader: &Reader, month: &str) -> Result<Option<Carried>, StoreError> {
     let Some(Sealed { first, snapshot, persons }) = reader.journal.sealed(month)? else { return Ok(None) };
-    let opening = reader.entries(first, 1)?;
-    let promised = match opening.first().map(|(entry, _)| &entry.body) {
+    let opening = reader.entries(first, 2)?;
+    // An epoch begins with a GAP, its SNAPSHOT follows.
+    let after_gap = matches!(opening.first(), Some((Entry { body: Body::Gap { .. }, .. }, _))) && first == 0;
+    let promised = match opening.get(usize::from(after_gap)).map(|(entry, _)| &entry.body) {
         Some(Body::Snapshot { sha256, .. }) => *sha256,
         _ => return Err(damaged(format!("month {month} does not begin with a SNAPSHOT entry"))),
     };
@@ -81,7 +83,7 @@ pub fn sealed_of(reader: &Reader, month: &str) -> Result<Option<Carried>, StoreE
         return Err(damaged(format!("the sealed snapshot of {month} is of entry {}, not {first}", carried.size())));
     }
     if let (Some(persons), Some(keys)) = (persons, &reader.keys) {
-        let place = Place { epoch: reader.journal.epoch, seq: first, group: 2 };
+        let place = Place { epoch: reader.journal.epoch, seq: first + u64::from(after_gap), group: 2 };
         if let Some((_, names)) = keys.open_group(&place, &persons)? {
             carried.recall_persons(&names).map_err(damaged)?;
         }

@@ -25,14 +25,22 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(clock: Arc<dyn Clock>, epoch: u64) -> Shared {
+    /// `before`: entries of the epochs before this one.
+    pub fn new(clock: Arc<dyn Clock>, epoch: u64, before: u64) -> Shared {
         let state = State::new();
         Shared {
             clock,
             healthy: AtomicBool::new(true),
             gauges: Meters::default(),
             catalogue: ArcSwap::new(state.catalogue().clone()),
-            head: Mutex::new(Head { epoch, size: 0, root: Tree::new().root(), applied: 0, at: state.last_ts() }),
+            head: Mutex::new(Head {
+                epoch,
+                before,
+                size: 0,
+                root: Tree::new().root(),
+                applied: 0,
+                at: state.last_ts(),
+            }),
             state: RwLock::new(state),
         }
     }

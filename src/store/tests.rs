@@ -1,5 +1,8 @@
 //! Tests of the store through its front door.
 
+mod epochs;
+mod evidence;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

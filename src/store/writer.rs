@@ -135,11 +135,11 @@ impl Writer {
         views: Arc<Views>,
         media: Media,
         hands: Hands,
+        keeper: Keeper,
         durability: Durability,
         carried: Carried,
     ) -> Result<Writer, StoreError> {
         let time = JournalTime::new(shared.clock.clone(), carried.state.last_ts());
-        let keeper = Keeper::start(media.clone(), carried.size(), hands.threads)?;
         let feeder = Feeder::start(reader.journal.clone(), hands.threads)?;
         let size = carried.size();
         shared.replace(carried.state, &carried.tree);
@@ -500,7 +500,7 @@ impl Writer {
     /// The block is on disk: tells everybody, starts the next.
     fn committed(&mut self) {
         self.shared.publish(&self.tree);
-        self.views.committed(Arc::new(std::mem::take(&mut self.done)));
+        self.views.committed(Arc::new(self.reader.positioned(std::mem::take(&mut self.done))));
         self.answered = 0;
     }
 

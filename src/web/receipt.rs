@@ -44,6 +44,7 @@ struct ReceiptPage {
     root: String,
     proof: Vec<Proof>,
     json_href: String,
+    proof_href: String,
 }
 
 struct RefusalLine {
@@ -147,6 +148,7 @@ impl ReceiptPage {
             root: format::hex(&receipt.root),
             proof: receipt.entries.iter().map(|e| proof(e, &zone)).collect(),
             json_href: format!("/calls/{}?format=json", call.id),
+            proof_href: format!("/api/v1/ledger/proof/{}?format=tlog-proof", call.id),
         }
     }
 }

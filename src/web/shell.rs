@@ -99,7 +99,7 @@ impl Shell {
 
 /// How far behind the ledger an answer is, where it is: a sentence, or nothing.
 pub fn as_of(ctx: &Ctx, as_of: AsOf) -> Option<String> {
-    let size = ctx.web.ledger.head().size;
+    let size = ctx.web.ledger.head().position();
     let behind = size.saturating_sub(as_of.seq);
     (behind > 0 && as_of.seq > 0).then(|| {
         format!("complete up to entry {}, {} behind the ledger", format::count(as_of.seq), format::count(behind))

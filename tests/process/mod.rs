@@ -107,11 +107,17 @@ secret = "{secret}"
 
     /// Starts the process and waits until it says that it is ready.
     pub async fn serve(&self) -> Served {
+        self.serve_with(&[]).await
+    }
+
+    /// The same with more words on the command line.
+    pub async fn serve_with(&self, words: &[&str]) -> Served {
         let config = self.write_config();
         let log = File::create(self.log()).unwrap();
         let child = Command::new(binary())
             .args(["serve", "--config"])
             .arg(&config)
+            .args(words)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -177,6 +177,15 @@ fn samples() -> Vec<(&'static str, Body)> {
         ),
         ("snapshot", Body::Snapshot { month: "2026-11".into(), sha256: [9; 32], bytes: 70_000 }),
         ("of a later version", Body::Unknown { kind: 77, bytes: vec![0xa1, 0x00, 0x01] }),
+        (
+            "key",
+            Body::Key {
+                purpose: "checkpoint".into(),
+                vkey: "acme/weighbridge/u/0+ab+AQ==".into(),
+                actor: "setup".into(),
+            },
+        ),
+        ("cut off", Body::CutOff { epoch: 0, admit: 4_711, cost: Some(Money(1)) }),
     ]
 }
 

@@ -85,7 +85,9 @@ impl Delta {
             Body::Admit(admit) => self.new_call(base, admitted(entry, admit, erasable)),
             Body::Deny(deny) => self.new_call(base, denied(entry, deny, erasable)),
             Body::Settle(settle) => self.change(base, entry.reference, |call| settled(call, entry, settle)),
-            Body::Interrupted { cost } => self.change(base, entry.reference, |call| interrupted(call, entry, *cost)),
+            Body::Interrupted { cost } | Body::CutOff { cost, .. } => {
+                self.change(base, entry.reference, |call| interrupted(call, entry, *cost))
+            }
             Body::Batch { vendor_id, .. } => {
                 self.change(base, entry.reference, |call| call.response_id = Some(vendor_id.clone()))
             }

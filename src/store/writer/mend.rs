@@ -132,7 +132,7 @@ impl Writer {
                 }),
                 _ => None,
             }));
-            self.views.committed(Arc::new(entries));
+            self.views.committed(Arc::new(self.reader.positioned(entries)));
         }
         Ok(settle)
     }
