@@ -72,7 +72,7 @@ pub fn begin(media: &Media, clock: &dyn Clock, reason: &str) -> Result<Begun, St
     let keys = Arc::new(DataKeys::open(media, &root)?);
     let core = Core::open(media, &root)?;
     let known = known(media, &core)?;
-    let newest = Journal::epochs(media)?.into_iter().max().unwrap_or(0);
+    let newest = newest(media)?;
     let epoch = 1 + known.iter().map(|promise| promise.epoch).max().unwrap_or(0).max(newest);
     let old = save(media, &keys, newest, &known);
     let last = known.iter().max_by_key(|promise| (promise.epoch, promise.size, promise.note.is_some()));
@@ -99,6 +99,18 @@ fn whole(epoch: u64, size: u64) -> String {
 /// What the GAP of the next epoch says where an epoch of so many entries was carried over.
 pub fn carried_over(epoch: u64, size: u64) -> String {
     format!("{REASON}{}", whole(epoch, size))
+}
+
+/// The newest epoch that has entries; one that a crash caught before its first does not count.
+fn newest(media: &Media) -> Result<u64, StoreError> {
+    match Journal::open(media.clone(), Mode::Read) {
+        Ok(journal) => {
+            journal.close()?;
+            Ok(journal.epoch)
+        }
+        // It cannot be read: its number is all that is known of it.
+        Err(_) => Ok(Journal::epochs(media)?.into_iter().max().unwrap_or(0)),
+    }
 }
 
 /// Everything promised, of any epoch. A `head.log` that cannot be read is put aside.

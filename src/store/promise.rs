@@ -51,10 +51,11 @@ pub fn check(media: &Media, core: &Core, reader: &Reader, size: u64) -> Result<(
         let what = format!("a checkpoint of {at} entries is stored and the journal has {size}");
         return Err(StoreError::Rollback { what });
     }
+    // A crash may leave the very first note in `head.log` alone, but never without the key that signed it.
     let by_key = lines.iter().any(|line| line.note.is_some() && line.epoch == reader.journal.epoch);
-    if by_key && signed.is_none_or(|signed| signed.epoch < reader.journal.epoch) {
+    if by_key && !signer::has_key(core, reader.journal.epoch)? {
         let what = format!(
-            "`core.redb` knows no checkpoint and `{HEAD_LOG}` has signed ones: it is not the file they were signed with"
+            "`{HEAD_LOG}` has signed checkpoints and `core.redb` no key: it is not the file they were signed with"
         );
         return Err(StoreError::Rollback { what });
     }

@@ -31,7 +31,8 @@ impl Reader {
             None => None,
         };
         let disclosed = Disclosed { leaf: stored.raw.leaf.clone(), groups, consistency };
-        let (_, path) = self.inclusion(seq, signed.size)?;
+        let mut nodes = self.nodes(signed.size);
+        let path = tree::inclusion(seq, signed.size, |level, index| nodes.node(level, index))?;
         Ok(Proof { extra: Some(disclosed.encode()), index: seq, path, checkpoint: signed.note.clone() })
     }
 

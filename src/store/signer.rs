@@ -289,6 +289,11 @@ pub fn last_signed(core: &Core) -> Result<Option<Signed>, StoreError> {
     core.ledger_row(SIGNED)
 }
 
+/// Whether there is a key that signs checkpoints of this epoch.
+pub fn has_key(core: &Core, epoch: u64) -> Result<bool, StoreError> {
+    Ok(core.ledger_row::<KeyRow>(KEY)?.is_some_and(|row| row.origin.ends_with(&format!("/{epoch}"))))
+}
+
 fn load(core: &Core, name: &str) -> Result<Option<Key>, StoreError> {
     let Some(row) = core.ledger_row::<KeyRow>(name)? else { return Ok(None) };
     let seed = core.open_ledger_secret(&sealed_name(row.version), &row.sealed)?;

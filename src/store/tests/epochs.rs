@@ -1,6 +1,7 @@
 //! A history that cannot be gone on with, and the one that begins after it.
 
 use super::super::keeper::{HEAD_LOG, read_head_log};
+use super::super::media::faults::{End, Faults, Survival};
 use super::super::media::{Media, Memory};
 use super::super::verify::{Asked, verify_media_with};
 use super::*;
@@ -224,4 +225,45 @@ fn l04_a_new_epoch_that_is_deleted_is_missed_and_a_further_one_follows() {
     close(ledger);
     let found = verified(&memory);
     assert_eq!(found.epoch, 2);
+}
+
+/// The power goes at every write point of the making of an epoch: the next attempt finds the old one or the new one, and
+/// nothing in between.
+#[test]
+fn a_power_cut_while_an_epoch_begins_leaves_the_old_one_or_the_new_one() {
+    let original = Memory::new();
+    old_epoch(&original);
+    rolled_back(&original);
+    let whole = original.fork();
+    let first = whole.points();
+    begin(&whole);
+    let points = whole.points() - first;
+    assert!(points > 5, "{points}");
+    let step = if std::env::var_os("WEIGHBRIDGE_LONG").is_some() { 1 } else { 3 };
+    let mut begun = 0;
+    for point in (1..=points).step_by(step) {
+        let memory = original.fork();
+        let at = memory.points() + point;
+        memory.set_faults(Faults { end_at: Some((at, End::Power(Survival::drawn(point)))), ..Faults::default() });
+        let clock = clock_at("2026-11-24T09:00:00Z");
+        let _ = Ledger::begin_epoch_in_memory(&memory, &*clock, REASON);
+        memory.crash();
+        let ledger = match Ledger::open_memory(&memory, options()) {
+            Ok(ledger) => {
+                begun += 1;
+                ledger
+            }
+            Err(StoreError::Rollback { .. }) => {
+                begin(&memory);
+                opened(&memory)
+            }
+            Err(error) => panic!("point {point}: {error}"),
+        };
+        assert_eq!(ledger.head().epoch, 1, "point {point}");
+        assert_eq!(ledger.call(CallId(22)).unwrap().unwrap().outcome, Outcome::Interrupted, "point {point}");
+        assert!(ledger.catalogue().owners.contains_key("team-ap"), "point {point}");
+        close(ledger);
+        verified(&memory);
+    }
+    assert!(begun > 0, "the last points come after the new epoch's first file");
 }

@@ -5,6 +5,7 @@ use super::super::block::Raw;
 use super::super::core::Core;
 use super::super::journal::rewrite;
 use super::super::keeper::HEAD_LOG;
+use super::super::media::faults::{End, Faults, Survival};
 use super::super::seal::RootKey;
 use super::super::verify::{Asked, verify_media_with};
 use super::*;
@@ -419,4 +420,135 @@ fn the_scrub_names_file_and_entry_of_what_does_not_fit() {
     let whole = Ledger::open_memory(&memory, options()).unwrap();
     assert_eq!(scrubbed(&whole, 1 << 20).findings, 0);
     close(whole);
+}
+
+/// The power goes at every write point of a life with signing in it: the next start is never refused, signs on, and what
+/// was signed before stands.
+#[test]
+fn a_power_cut_never_looks_like_a_rollback() {
+    let life = |memory: &Memory| -> Option<u64> {
+        let ledger = Ledger::open_memory(memory, options()).ok()?;
+        let mut signed = None;
+        let mut live = || -> Result<(), StoreError> {
+            ledger.start_signing()?;
+            for round in 0..4u128 {
+                ledger.submit_all((round * 10..round * 10 + 8).map(admit).collect())?;
+                signed = Some(ledger.checkpoint()?.size);
+            }
+            ledger.rotate_key("operator:ada", None).map(drop)
+        };
+        let _ = live();
+        let _ = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(ledger.close());
+        signed
+    };
+    let whole = Memory::new();
+    life(&whole);
+    let points = whole.points();
+    let step = if std::env::var_os("WEIGHBRIDGE_LONG").is_some() { 1 } else { 5 };
+    for point in (1..points).step_by(step) {
+        let memory = Memory::new();
+        memory.set_faults(Faults { end_at: Some((point, End::Power(Survival::drawn(point)))), ..Faults::default() });
+        let signed = life(&memory);
+        memory.crash();
+        let ledger = Ledger::open_memory(&memory, options()).unwrap_or_else(|e| panic!("point {point}: {e}"));
+        ledger.start_signing().unwrap_or_else(|e| panic!("point {point}: {e}"));
+        let last = ledger.last_checkpoint();
+        assert!(signed <= last.as_ref().map(|last| last.size), "point {point}: what was handed out is remembered");
+        let now = ledger.checkpoint().unwrap_or_else(|e| panic!("point {point}: {e}"));
+        if let Some(last) = last {
+            let proof = ledger.consistency(last.size, now.size).unwrap();
+            tree::verify_consistency(last.size, &last.root, now.size, &now.root, &proof).unwrap();
+        }
+        close(ledger);
+        verified(&memory);
+    }
+}
+
+/// `head.log` is written first: what `core.redb` did not get any more binds the signer all the same.
+#[test]
+fn a_checkpoint_that_only_the_side_file_has_binds_the_signer() {
+    let memory = Memory::new();
+    let ledger = signed_ledger(&memory, 10);
+    let first = ledger.checkpoint().unwrap();
+    ledger.submit_all(vec![admit(50)]).unwrap();
+    let second = ledger.checkpoint().unwrap();
+    close(ledger);
+    let core = Core::open(&media(&memory), &RootKey::load(&media(&memory)).unwrap()).unwrap();
+    core.put_ledger_rows(&[("signed", Core::ledger_bytes(&first))], &[]).unwrap();
+    drop(core);
+    let ledger = Ledger::open_memory(&memory, options()).unwrap();
+    assert_eq!(ledger.last_checkpoint().unwrap(), second);
+    close(ledger);
+}
+
+/// A clock that others set, beside one that nobody does.
+#[derive(Default)]
+struct TwoClocks(std::sync::Mutex<(i64, i64)>);
+
+impl TwoClocks {
+    fn pass(&self, wall: i64, passed: i64) {
+        let mut both = self.0.lock().unwrap();
+        both.0 += wall;
+        both.1 += passed;
+    }
+}
+
+impl Clock for TwoClocks {
+    fn now(&self) -> crate::domain::Micros {
+        crate::domain::Micros(self.0.lock().unwrap().0)
+    }
+    fn monotonic(&self) -> i64 {
+        self.0.lock().unwrap().1
+    }
+}
+
+#[test]
+fn l10_a_clock_set_back_two_hours_sets_no_entry_back_and_is_on_record() {
+    const SECOND: i64 = 1_000_000;
+    let memory = Memory::new();
+    let clock = Arc::new(TwoClocks::default());
+    clock.pass(1_795_456_800 * SECOND, SECOND);
+    let ledger =
+        Ledger::open_memory(&memory, Options { durability: Durability::Strict, clock: clock.clone() }).unwrap();
+    ledger.submit_all(vec![admit(1)]).unwrap();
+    clock.pass(-7_200 * SECOND, SECOND);
+    for call in 2..8 {
+        ledger.submit_all(vec![admit(call)]).unwrap();
+        clock.pass(3 * SECOND, 3 * SECOND);
+    }
+    let entries = ledger.entries(0, 100).unwrap();
+    assert!(entries.windows(2).all(|pair| pair[0].0.ts <= pair[1].0.ts));
+    let gaps: Vec<&String> = entries
+        .iter()
+        .filter_map(|(entry, _)| match &entry.body {
+            Body::Gap { reason, .. } => Some(reason),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert!(gaps[0].contains("clock") && gaps[0].contains("-7201 s"), "{gaps:?}");
+    close(ledger);
+    // Started again with the clock still behind: the journal's time goes on from the last entry, and that is on record.
+    let ledger = Ledger::open_memory(&memory, Options { durability: Durability::Strict, clock }).unwrap();
+    ledger.submit_all(vec![admit(20)]).unwrap();
+    let entries = ledger.entries(0, 100).unwrap();
+    assert!(entries.windows(2).all(|pair| pair[0].0.ts <= pair[1].0.ts));
+    close(ledger);
+    verified(&memory);
+}
+
+/// How long a proof takes in a ledger of some size, printed: `cargo test -- --nocapture`.
+#[test]
+fn a_proof_of_one_call_is_made_without_reading_the_ledger() {
+    let memory = Memory::new();
+    let ledger = Ledger::open_memory(&memory, options()).unwrap();
+    for round in 0..20 {
+        ledger.submit_all((round * 1_000..(round + 1) * 1_000).map(admit).collect()).unwrap();
+    }
+    ledger.checkpoint().unwrap();
+    let started = Instant::now();
+    let proofs: Vec<String> = (0..200).flat_map(|n| ledger.proofs(&[n * 97], None).unwrap()).collect();
+    println!("{:?} a proof, in a ledger of {} entries", started.elapsed() / 200, ledger.head().size);
+    assert_eq!(proofs.len(), 200);
+    close(ledger);
 }
