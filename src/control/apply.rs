@@ -3,12 +3,20 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Catalogue, Change, Micros};
+use crate::domain::{Change, Micros};
 use crate::ledger::request::{Reply, Request};
 use crate::store::{Ledger, StoreError};
 
-use super::openings::openings;
-use super::{By, ControlError, Plan};
+use super::{By, ControlError, Plan, openings};
+
+/// Most changes that are declared at once; more are staged.
+const AT_ONCE: usize = 100;
+/// Changes in one slice of what is staged: a fraction of a millisecond of the writer's time.
+const SLICE: usize = 64;
+/// Budgets whose openings are stated at once.
+const MOST_OPENED: usize = 200;
+/// How often budgets are counted before it is given up.
+const ATTEMPTS: u32 = 3;
 
 /// What applying did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,12 +131,78 @@ async fn note(ledger: &Ledger, by: &By, action: &str, subject: &str) -> Result<(
 
 /// Declares changes, with the openings of the budgets among them. Gives the catalogue's new revision.
 pub(super) async fn declare(ledger: &Ledger, by: &By, changes: Vec<Change>) -> Result<u64, ControlError> {
-    let catalogue: std::sync::Arc<Catalogue> = ledger.catalogue();
-    let openings = openings(ledger, &catalogue, &changes, by.at)?;
-    let request = Request::Declare { actor: by.actor.clone(), changes, openings, reason: by.reason.clone() };
-    match ledger.submit(request).await? {
+    if changes.len() > AT_ONCE {
+        return stage(ledger, by, changes).await;
+    }
+    let declare = Request::Declare {
+        actor: by.actor.clone(),
+        changes: changes.clone(),
+        openings: vec![],
+        reason: by.reason.clone(),
+    };
+    for _ in 0..ATTEMPTS {
+        let Some((_watch, counting)) = openings::count(ledger, &changes).await? else { break };
+        let request = Request::Counted { request: Box::new(declare.clone()), counting: Box::new(counting) };
+        match ledger.submit(request).await {
+            // More calls ended meanwhile than could be kept, or a period turned: counted again.
+            Err(StoreError::Busy) => {}
+            answer => return declared(answer?),
+        }
+    }
+    declared(ledger.submit(declare).await?)
+}
+
+fn declared(reply: Reply) -> Result<u64, ControlError> {
+    match reply {
         Reply::Declared { revision } => Ok(revision),
         Reply::Denied(denied) => Err(ControlError::Conflict(denied.message)),
         other => Err(ControlError::Conflict(format!("the ledger answered {other:?} to a declaration"))),
     }
+}
+
+/// Declares many changes so that no call waits for more than one slice of them: staged first, then in force by one entry.
+/// In a task of its own: who asked may go away, the apply comes to its end.
+async fn stage(ledger: &Ledger, by: &By, changes: Vec<Change>) -> Result<u64, ControlError> {
+    let (ledger, by) = (ledger.clone(), by.clone());
+    let task = async move {
+        let _turn = ledger.turn_to_stage().await;
+        let staged = stage_all(&ledger, &by, &changes).await;
+        if staged.is_err() {
+            // Best effort: the next start or the next large apply drops it, too.
+            let _ = ledger.submit(Request::Unstage { actor: by.actor.clone() }).await;
+        }
+        staged
+    };
+    tokio::spawn(task).await.map_err(|e| StoreError::Unwritable(format!("the apply did not come to its end: {e}")))?
+}
+
+async fn stage_all(ledger: &Ledger, by: &By, changes: &[Change]) -> Result<u64, ControlError> {
+    let actor = || by.actor.clone();
+    for (n, slice) in changes.chunks(SLICE).enumerate() {
+        let (begin, changes) = (n == 0, slice.to_vec());
+        let request = Request::Stage { actor: actor(), begin, changes, reason: by.reason.clone() };
+        if let Reply::Denied(denied) = ledger.submit(request).await? {
+            return Err(ControlError::Conflict(denied.message));
+        }
+    }
+    let mut attempt = 1;
+    while let Err(error) = open_staged(ledger, by, changes).await {
+        if attempt == ATTEMPTS || !matches!(error, StoreError::Busy) {
+            return Err(error.into());
+        }
+        attempt += 1;
+    }
+    declared(ledger.submit(Request::Effect { actor: actor() }).await?)
+}
+
+/// States what staged budgets have posted already; those that were stated before are passed over.
+async fn open_staged(ledger: &Ledger, by: &By, changes: &[Change]) -> Result<(), StoreError> {
+    let Some((watch, counting)) = openings::count(ledger, changes).await? else { return Ok(()) };
+    for mut counting in counting.parts(MOST_OPENED) {
+        // As much as possible here, so that little is left to the writer.
+        watch.catch_up(&mut counting);
+        let request = Box::new(Request::Openings { actor: by.actor.clone(), openings: vec![] });
+        ledger.submit(Request::Counted { request, counting: Box::new(counting) }).await?;
+    }
+    Ok(())
 }

@@ -1,78 +1,113 @@
 //! What a new budget finds already spent: a budget made in the middle of a month counts the whole month.
 //!
-//! The sums come from the views and the tail of the journal, as of one sequence. A call that is under way then has no hold
-//! on the budget and settles without it, since a call counts on the budgets that admitted it.
+//! The sums come from the views, as of some entry; the calls that ended since then are watched and added one by one, the
+//! last of them by the writer at the moment it decides. A call that is under way then is counted when it ends.
 
-use crate::budget::Calendar;
-use crate::domain::catalogue::covers;
-use crate::domain::{Budget, Call, Catalogue, Change, Filter, Metric, Micros, Money, Outcome};
-use crate::ledger::entry::Opening;
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use crate::domain::{Budget, Call, Change, Filter, Metric, Micros, Money, Outcome};
+use crate::ledger::counts_anew;
+use crate::ledger::opening::Counting;
 use crate::rollup::{DimSet, Measures};
-use crate::store::{Ledger, StoreError};
+use crate::store::{Ledger, StoreError, Watch};
 
-/// Openings of the budgets among the changes that count anew.
-pub(super) fn openings(
+/// How long the views may take to have what is decided already.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Counts what the budgets among the changes that count anew have posted. `None`: there is nothing to count.
+pub(super) async fn count(ledger: &Ledger, changes: &[Change]) -> Result<Option<(Watch, Counting)>, StoreError> {
+    let catalogue = ledger.catalogue();
+    let anew = changes.iter().filter_map(|change| match change {
+        Change::Budget(id, Some(after)) if counts_anew(catalogue.budgets.get(id).map(|b| &**b), after) => Some(after),
+        _ => None,
+    });
+    let head = ledger.head();
+    let counting = Counting::of(anew, ledger.clock().now().max(head.at));
+    if counting.is_empty() || head.position() == 0 {
+        return Ok(None);
+    }
+    let ledger = ledger.clone();
+    let counted = tokio::task::spawn_blocking(move || posted(&ledger, counting)).await;
+    counted.map_err(|e| StoreError::Unwritable(format!("budgets could not be counted: {e}")))?.map(Some)
+}
+
+fn posted(ledger: &Ledger, counting: Counting) -> Result<(Watch, Counting), StoreError> {
+    let watch = ledger.watch();
+    let until = Instant::now() + PATIENCE;
+    while watch.sequence(ledger.views().as_of()?.seq).is_none() {
+        if Instant::now() > until {
+            return Err(StoreError::Busy);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let starts = counting.starts();
+    let counting = RefCell::new(counting);
+    for start in starts {
+        from_sums(ledger, &watch, start, &counting)?;
+        if counting.borrow().wants(start, |budget| !in_sums(budget)) {
+            from_calls(ledger, &watch, start, &counting)?;
+        }
+    }
+    Ok((watch, counting.into_inner()))
+}
+
+/// Whether the sums of quarters of an hour know every dimension the budget matches.
+fn in_sums(budget: &Budget) -> bool {
+    budget.matches.keys().all(|d| DimSet::has(*d))
+}
+
+fn from_sums(
     ledger: &Ledger,
-    catalogue: &Catalogue,
-    changes: &[Change],
-    now: Micros,
-) -> Result<Vec<(String, Opening)>, StoreError> {
-    let mut all = Vec::new();
-    if ledger.head().position() == 0 {
-        return Ok(all);
-    }
-    for change in changes {
-        let Change::Budget(id, Some(budget)) = change else { continue };
-        if !counts_anew(catalogue.budgets.get(id).map(|b| &**b), budget) {
-            continue;
-        }
-        let Ok(calendar) = Calendar::of(budget) else { continue };
-        let window = calendar.window(now);
-        let posted = posted(ledger, budget, window.start)?;
-        if posted > 0 {
-            all.push((id.clone(), Opening { period: window.id, posted }));
-        }
-    }
-    Ok(all)
-}
-
-/// Whether what the budget has posted says nothing about what it counts now.
-fn counts_anew(before: Option<&Budget>, after: &Budget) -> bool {
-    let Some(before) = before else { return true };
-    let cut = |b: &Budget| (b.period, b.anchor.clone(), b.time_zone.clone(), b.fiscal_year_start_month);
-    before.matches != after.matches || before.limit.metric != after.limit.metric || cut(before) != cut(after)
-}
-
-/// What the calls a budget covers have posted since `from`: from the sums of quarters of an hour where those know every
-/// dimension the budget matches, else call by call.
-fn posted(ledger: &Ledger, budget: &Budget, from: Option<Micros>) -> Result<i128, StoreError> {
-    let metric = budget.limit.metric;
-    let mut sum = 0i128;
-    let by_call = |call: &Call| match call.outcome {
-        Outcome::Running | Outcome::Refused => 0,
-        _ if !covers(&budget.matches, |d| call.dimension(d)) => 0,
-        _ => crate::budget::amount::actual(metric, call.cost, &call.usage, call.tools_called),
-    };
-    if !budget.matches.keys().all(|d| DimSet::has(*d)) {
-        let filter = Filter { from, ..Filter::default() };
-        ledger.views().visit(&filter, None, &mut |call| {
-            sum += by_call(&call);
-            true
-        })?;
-        return Ok(sum);
-    }
-    let mut ends = 0i128;
-    ledger.views().tally(
-        from,
+    watch: &Watch,
+    start: Option<Micros>,
+    counting: &RefCell<Counting>,
+) -> Result<(), StoreError> {
+    let as_of = ledger.views().tally(
+        start,
         None,
         &mut |_, set, measures| {
-            if covers(&budget.matches, |d| set.get(d)) {
-                sum += of_measures(metric, measures);
+            // What the sums do not know they are not asked: such budgets are counted call by call.
+            let value = |d| if DimSet::has(d) { set.get(d) } else { None };
+            counting.borrow_mut().add(start, value, |metric| of_measures(metric, measures), in_sums);
+        },
+        &mut |call| {
+            if has_ended(call) {
+                counting.borrow_mut().add(start, |d| call.dimension(d), |metric| of_call(metric, call), in_sums);
             }
         },
-        &mut |call| ends += by_call(call),
     )?;
-    Ok(sum + ends)
+    let as_of = watch.sequence(as_of.seq).ok_or(StoreError::Busy)?;
+    counting.borrow_mut().complete(start, as_of, in_sums);
+    Ok(())
+}
+
+fn from_calls(
+    ledger: &Ledger,
+    watch: &Watch,
+    start: Option<Micros>,
+    counting: &RefCell<Counting>,
+) -> Result<(), StoreError> {
+    let by_call = |budget: &Budget| !in_sums(budget);
+    let as_of = ledger.views().as_of()?;
+    ledger.views().visit(&Filter { from: start, ..Filter::default() }, None, &mut |call| {
+        // What ended later is watched.
+        if has_ended(&call) && call.settled_seq.is_none_or(|seq| seq < as_of.seq) {
+            counting.borrow_mut().add(start, |d| call.dimension(d), |metric| of_call(metric, &call), by_call);
+        }
+        true
+    })?;
+    let as_of = watch.sequence(as_of.seq).ok_or(StoreError::Busy)?;
+    counting.borrow_mut().complete(start, as_of, by_call);
+    Ok(())
+}
+
+fn has_ended(call: &Call) -> bool {
+    !matches!(call.outcome, Outcome::Running | Outcome::Refused)
+}
+
+fn of_call(metric: Metric, call: &Call) -> i128 {
+    crate::budget::amount::actual(metric, call.cost, &call.usage, call.tools_called)
 }
 
 fn of_measures(metric: Metric, m: &Measures) -> i128 {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Config, Surroundings};
 use crate::domain::catalogue::KeyStatus;
-use crate::domain::{CallId, Catalogue, Micros, Money};
+use crate::domain::{CallId, Catalogue, Change, Micros, Money};
 use crate::ledger::entry::Admit;
 use crate::ledger::request::{AdmitRequest, Reply, Request};
 use crate::store::clock::SetClock;
@@ -422,5 +422,46 @@ fn a_budget_made_in_the_middle_of_a_month_knows_what_was_spent_before() {
     assert_eq!(posted("by-service"), Money::usd(7).0);
     run(patch(&ledger, &by(), Kind::Budget, "by-service", json!({ "match": { "service": "etl" } }))).unwrap();
     assert_eq!(posted("by-service"), Money::usd(5).0);
+    run(ledger.close()).unwrap();
+}
+
+#[test]
+fn a_large_apply_takes_effect_at_once_or_not_at_all_and_its_budgets_know_what_was_spent() {
+    let ledger = ledger();
+    done(&ledger, Kind::Service, service("bot"));
+    spend(&ledger, 1, "bot", 3);
+    let budget = |n: usize, notify: &[&str]| {
+        let id = format!("b-{n}");
+        let matches = [(crate::domain::Dimension::Service, if n % 2 == 0 { "bot" } else { "etl" }.to_owned())].into();
+        let budget = crate::domain::Budget {
+            id: id.clone(),
+            matches,
+            limit: crate::domain::Limit { metric: crate::domain::Metric::Usd, amount: Money::usd(100).0 },
+            period: crate::domain::PeriodKind::Month,
+            anchor: None,
+            time_zone: "UTC".into(),
+            fiscal_year_start_month: 1,
+            enforcement: crate::domain::Enforcement::Hard,
+            alert_at_percent: vec![],
+            notify: notify.iter().map(|to| to.to_string()).collect(),
+        };
+        Change::Budget(id, Some(budget))
+    };
+    let before = ledger.catalogue();
+    let plan = |last: &[&str]| {
+        let changes = (0..250).map(|n| budget(n, if n == 249 { last } else { &[] })).collect();
+        Plan { changes, ..Plan::default() }
+    };
+    let refused = apply_blocking(&ledger, &by(), plan(&["nobody"])).unwrap_err();
+    assert!(refused.to_string().contains("notifies `nobody`"), "{refused}");
+    assert_eq!(*ledger.catalogue(), *before, "nothing of it is in force");
+    let applied = apply_blocking(&ledger, &by(), plan(&[])).unwrap();
+    assert_eq!((applied.changes, applied.revision), (250, before.revision + 250));
+    let balances = ledger.balances(now());
+    assert_eq!(balances.len(), 250);
+    for balance in balances {
+        let even = balance.budget.trim_start_matches("b-").parse::<usize>().unwrap() % 2 == 0;
+        assert_eq!(balance.posted, if even { Money::usd(3).0 } else { 0 }, "{}", balance.budget);
+    }
     run(ledger.close()).unwrap();
 }

@@ -223,6 +223,9 @@ pub struct Catalogue {
     pub budgets: Map<String, Arc<Budget>>,
     /// (price list, model) → overrides.
     pub prices: Map<(String, String), Arc<Vec<PriceOverride>>>,
+    /// Derived: how many keys a service has.
+    #[serde(skip)]
+    keys_of: Map<String, u32>,
 }
 
 impl Catalogue {
@@ -239,7 +242,12 @@ impl Catalogue {
             Change::Organisation(o) => self.organisation = Arc::new(o),
             Change::Owner(id, v) => put(&mut self.owners, id, v),
             Change::Service(id, v) => put(&mut self.services, id, v),
-            Change::Key(id, v) => put(&mut self.keys, id, v),
+            Change::Key(id, v) => {
+                let before = self.keys.get(&id).map(|key| key.service.clone());
+                let after = v.as_ref().map(|key| key.service.clone());
+                put(&mut self.keys, id, v);
+                self.count_keys(before, after);
+            }
             Change::Provider(id, v) => put(&mut self.providers, id, v),
             Change::Policy(id, v) => put(&mut self.policies, id, v),
             Change::Notify(id, v) => put(&mut self.notify, id, v),
@@ -253,6 +261,44 @@ impl Catalogue {
                 }
             }
         }
+    }
+
+    /// Without what names a person: owners' names and mail addresses.
+    pub fn without_persons(&self) -> Catalogue {
+        let mut plain = self.clone();
+        for owner in self.owners.values().filter(|owner| owner.name.is_some() || owner.email.is_some()) {
+            let owner = Owner { name: None, email: None, ..Owner::clone(owner) };
+            plain.owners.insert(owner.id.clone(), Arc::new(owner));
+        }
+        plain
+    }
+
+    fn count_keys(&mut self, before: Option<String>, after: Option<String>) {
+        if before == after {
+            return;
+        }
+        if let Some(service) = before {
+            match self.keys_of.get(&service).copied() {
+                Some(n) if n > 1 => drop(self.keys_of.insert(service, n - 1)),
+                _ => drop(self.keys_of.remove(&service)),
+            }
+        }
+        if let Some(service) = after {
+            *self.keys_of.entry(service).or_insert(0) += 1;
+        }
+    }
+
+    /// Makes what is derived again, after the rest was read.
+    pub fn restore(&mut self) {
+        self.keys_of = Map::new();
+        for key in self.keys.values() {
+            *self.keys_of.entry(key.service.clone()).or_insert(0) += 1;
+        }
+    }
+
+    /// How many keys a service has, whatever their status.
+    pub fn keys_of(&self, service: &str) -> u32 {
+        self.keys_of.get(service).copied().unwrap_or(0)
     }
 
     /// Providers in the order in which bare requests look for one.

@@ -90,6 +90,20 @@ impl Accounts {
         period.open_holds += 1;
     }
 
+    /// More of a hold that is there.
+    pub(super) fn raise(&mut self, hold: &BudgetHold) {
+        let period = self.touch(&hold.budget, &hold.period);
+        period.held = period.held.saturating_add(hold.amount);
+    }
+
+    /// What stands under one name goes on under another: what was posted there is all that is taken over.
+    pub(super) fn take_over(&mut self, from: &str, to: &str) {
+        let Some(periods) = self.by_budget.remove(from) else { return };
+        for period in periods.iter() {
+            self.touch(to, &period.id).posted = period.posted;
+        }
+    }
+
     /// A hold becomes what it came to. A budget that is gone takes nothing.
     pub(super) fn post(&mut self, hold: &BudgetHold, amount: i128) {
         let Some(periods) = self.by_budget.get_mut(&hold.budget) else { return };

@@ -74,7 +74,7 @@ pub(super) fn admit(state: &State, at: Micros, request: &AdmitRequest) -> Decisi
     }
     let covering: Vec<Covering> = state
         .index()
-        .covering(admit)
+        .covering(|d| dimension(admit, d))
         .into_iter()
         .filter_map(|c| {
             let window = state.index().window(&c.budget.id, at)?;

@@ -13,9 +13,11 @@
 //! | kind | group 0 |
 //! |---|---|
 //! | 1 ADMIT, 2 SETTLE, 3 DENY | the records of that name below |
-//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify |
-//! | 9 PRICE | 0 actor, 1 `price`, 2 price list, 10 model, 11 prices (absent = none of our own) |
-//! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings |
+//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify; 12 true = staged |
+//! | 8 CATALOGUE, noun `apply` | 0 actor, 1 `apply`, 2 `openings`, `effect` or `dropped`, 13 of the staged entries: 0 the first, 1 how many, 2 their hash, 3 openings of budgets |
+//! | 9 PRICE | 0 actor, 1 `price`, 2 price list, 10 model, 11 prices (absent = none of our own), 12 true = staged |
+//! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings, 4 true = staged |
+//! | 24 EXTEND | 0 holds |
 //! | 11 ADMIN | 0 actor, 1 action, 2 subject |
 //! | 5 BATCH | 0 the vendor's id, 1 state |
 //! | 20 INTERRUPTED | 0 cost (absent = unknown); 1 epoch and ADMIT, of a call of an earlier epoch |
@@ -35,7 +37,8 @@ pub use super::field::CodecError;
 
 use super::cbor::{Reader, Writer};
 use super::entry::{
-    Admit, Alert, Body, Content, Deny, Entry, Erasable, Kind, MAX_ENTRY_BYTES, Network, Opening, Person, Settle,
+    Admit, Alert, Apply, ApplyStep, Body, BudgetOpening, Content, Deny, Entry, Erasable, Kind, MAX_ENTRY_BYTES,
+    Network, Opening, Person, Settle,
 };
 use super::field::{Field, named, record};
 use crate::domain::budget::{Budget, Enforcement, Limit, Metric, PeriodKind};
@@ -88,6 +91,7 @@ record!(Deny as "a DENY" {
 });
 record!(Alert as "an ALERT" { 0 = budget, 1 = period, 2 = kind, 3 = threshold });
 record!(Opening as "an opening" { 0 = period, 1 = posted });
+record!(BudgetOpening as "a budget's opening" { 0 = budget, 1 = period, 2 = posted });
 record!(Network as "network" { 0 = peer, 1 = user_agent, 2 = trace_id, 3 = parent_id });
 record!(Person as "person" { 0 = claimed, 1 = reason });
 record!(Content as "content" { 0 = body });
@@ -133,11 +137,20 @@ struct Declared {
     notify: Option<Notify>,
     model: Option<String>,
     prices: Vec<PriceOverride>,
+    staged: bool,
+    apply: Option<Stage>,
 }
 record!(Declared as "a CATALOGUE or PRICE" {
     0 = actor, 1 = noun, 2 = id, 3 = organisation, 4 = owner, 5 = service, 6 = key, 7 = provider, 8 = policy,
-    9 = notify, 10 = model, 11 = prices,
+    9 = notify, 10 = model, 11 = prices, 12 = staged, 13 = apply,
 });
+struct Stage {
+    first: u64,
+    count: u64,
+    sha256: [u8; 32],
+    openings: Vec<BudgetOpening>,
+}
+record!(Stage as "a step of an apply" { 0 = first, 1 = count, 2 = sha256, 3 = openings });
 // An owner without what names a person.
 struct OwnerId {
     kind: OwnerKind,
@@ -148,8 +161,13 @@ struct BudgetChange {
     id: String,
     budget: Option<Box<Budget>>,
     opening: Vec<Opening>,
+    staged: bool,
 }
-record!(BudgetChange as "a BUDGET" { 0 = actor, 1 = id, 2 = budget, 3 = opening });
+struct Extend {
+    holds: Vec<BudgetHold>,
+}
+record!(Extend as "an EXTEND" { 0 = holds });
+record!(BudgetChange as "a BUDGET" { 0 = actor, 1 = id, 2 = budget, 3 = opening, 4 = staged });
 struct Admin {
     actor: String,
     action: String,
@@ -199,9 +217,8 @@ struct VendorUsage {
 }
 record!(VendorUsage as "vendor usage" { 0 = usage });
 
-fn declared(actor: &str, change: &Change) -> Declared {
-    let (noun, id) = change.subject();
-    let mut d = Declared {
+fn bare(actor: &str, noun: &str, id: String) -> Declared {
+    Declared {
         actor: actor.to_owned(),
         noun: noun.to_owned(),
         id,
@@ -214,7 +231,14 @@ fn declared(actor: &str, change: &Change) -> Declared {
         notify: None,
         model: None,
         prices: Vec::new(),
-    };
+        staged: false,
+        apply: None,
+    }
+}
+
+fn declared(actor: &str, change: &Change) -> Declared {
+    let (noun, id) = change.subject();
+    let mut d = bare(actor, noun, id);
     match change.clone() {
         Change::Organisation(v) => d.organisation = Some(v),
         Change::Owner(_, v) => d.owner = v.map(|o| OwnerId { kind: o.kind }),
@@ -233,6 +257,32 @@ fn declared(actor: &str, change: &Change) -> Declared {
     }
     d
 }
+
+fn step_name(step: ApplyStep) -> &'static str {
+    match step {
+        ApplyStep::Openings => "openings",
+        ApplyStep::Effect => "effect",
+        ApplyStep::Dropped => "dropped",
+    }
+}
+
+fn apply_record(apply: &Apply) -> Declared {
+    let Apply { actor, step, first, count, sha256, openings } = apply;
+    let stage = Stage { first: *first, count: *count, sha256: *sha256, openings: openings.clone() };
+    Declared { apply: Some(stage), ..bare(actor, APPLY, step_name(*step).to_owned()) }
+}
+
+fn apply_of(d: Declared) -> Result<Apply, CodecError> {
+    let steps = [ApplyStep::Openings, ApplyStep::Effect, ApplyStep::Dropped];
+    let step = steps.into_iter().find(|step| step_name(*step) == d.id);
+    let step = step.ok_or_else(|| CodecError::Name { what: "step", value: d.id.chars().take(40).collect() })?;
+    let lacks = CodecError::Missing { record: "a CATALOGUE or PRICE", field: "apply" };
+    let Stage { first, count, sha256, openings } = d.apply.ok_or(lacks)?;
+    Ok(Apply { actor: d.actor, step, first, count, sha256, openings })
+}
+
+/// The noun of the steps of a staged apply.
+const APPLY: &str = "apply";
 
 fn change(d: Declared) -> Result<(String, Change), CodecError> {
     let lacks = |field| CodecError::Missing { record: "a CATALOGUE or PRICE", field };
@@ -263,6 +313,9 @@ pub fn kind_of(body: &Body) -> u64 {
         Body::Catalogue { .. } => Kind::Catalogue,
         Body::Price { .. } => Kind::Price,
         Body::Budget { .. } => Kind::Budget,
+        Body::Staged(inner) => return kind_of(inner),
+        Body::Apply(_) => Kind::Catalogue,
+        Body::Extend { .. } => Kind::Extend,
         Body::Admin { .. } => Kind::Admin,
         Body::Batch { .. } => Kind::Batch,
         Body::Interrupted { .. } | Body::CutOff { .. } => Kind::Interrupted,
@@ -286,8 +339,21 @@ fn with_record<T>(body: &Body, use_record: impl FnOnce(&dyn Record) -> T) -> Opt
         Body::Catalogue { actor, change } | Body::Price { actor, change } => use_record(&declared(actor, change)),
         Body::Budget { actor, id, budget, opening } => {
             let (actor, id, budget) = (actor.clone(), id.clone(), budget.clone());
-            use_record(&BudgetChange { actor, id, budget, opening: opening.clone() })
+            use_record(&BudgetChange { actor, id, budget, opening: opening.clone(), staged: false })
         }
+        Body::Staged(inner) => match &**inner {
+            Body::Catalogue { actor, change } | Body::Price { actor, change } => {
+                use_record(&Declared { staged: true, ..declared(actor, change) })
+            }
+            Body::Budget { actor, id, budget, opening } => {
+                let (actor, id, budget) = (actor.clone(), id.clone(), budget.clone());
+                use_record(&BudgetChange { actor, id, budget, opening: opening.clone(), staged: true })
+            }
+            // Nothing else is ever staged; it would read as what it carries.
+            other => return with_record(other, use_record),
+        },
+        Body::Apply(apply) => use_record(&apply_record(apply)),
+        Body::Extend { holds } => use_record(&Extend { holds: holds.clone() }),
         Body::Admin { actor, action, subject } => {
             use_record(&Admin { actor: actor.clone(), action: action.clone(), subject: subject.clone() })
         }
@@ -352,19 +418,28 @@ pub fn decode_body(kind: u64, bytes: &[u8]) -> Result<Body, CodecError> {
         Some(Kind::Deny) => Body::Deny(read(bytes)?),
         Some(Kind::Alert) => Body::Alert(read(bytes)?),
         Some(k @ (Kind::Catalogue | Kind::Price)) => {
-            let (actor, change) = change(read(bytes)?)?;
-            match (k, Box::new(change)) {
+            let declared: Declared = read(bytes)?;
+            if declared.noun == APPLY {
+                let body = Body::Apply(Box::new(apply_of(declared)?));
+                return if encode_body(&body) == bytes { Ok(body) } else { Err(CodecError::NotCanonical) };
+            }
+            let staged = declared.staged;
+            let (actor, change) = change(declared)?;
+            let body = match (k, Box::new(change)) {
                 (Kind::Price, change) if matches!(*change, Change::Price { .. }) => Body::Price { actor, change },
                 (Kind::Catalogue, change) if !matches!(*change, Change::Price { .. }) => {
                     Body::Catalogue { actor, change }
                 }
                 _ => return Err(CodecError::NotCanonical),
-            }
+            };
+            if staged { Body::Staged(Box::new(body)) } else { body }
         }
         Some(Kind::Budget) => {
-            let BudgetChange { actor, id, budget, opening } = read(bytes)?;
-            Body::Budget { actor, id, budget, opening }
+            let BudgetChange { actor, id, budget, opening, staged } = read(bytes)?;
+            let body = Body::Budget { actor, id, budget, opening };
+            if staged { Body::Staged(Box::new(body)) } else { body }
         }
+        Some(Kind::Extend) => Body::Extend { holds: read::<Extend>(bytes)?.holds },
         Some(Kind::Admin) => {
             let Admin { actor, action, subject } = read(bytes)?;
             Body::Admin { actor, action, subject }

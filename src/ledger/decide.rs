@@ -3,13 +3,15 @@
 //! Nothing is changed here. The writer gives the entries their sequence from [`State::next_seq`] on, applies them and
 //! answers once they are durable. Replay never comes here, so a later version may decide otherwise.
 
-use super::admit;
+use super::admit::{self, MOST_BUDGETS};
 use super::declare;
 use super::entry::{Alert, Body, Erasable, NewEntry, Person, Settle};
+use super::index::Covered;
 use super::request::{Reply, Request};
-use super::state::{Open, State, posted_by};
+use super::state::{Open, OpenHold, State, posted_by, staged_account};
 use crate::budget::crossed;
-use crate::domain::{Budget, CallId, Metric, Micros, Money};
+use crate::domain::call::BudgetHold;
+use crate::domain::{Budget, CallId, Enforcement, Metric, Micros, Money};
 
 /// Most calls one request settles from their holds: what is more waits for the next. Keeps a block bounded.
 pub const MOST_INTERRUPTED: usize = 50_000;
@@ -35,12 +37,28 @@ pub fn decide(state: &State, at: Micros, request: &Request) -> Decision {
         Request::Declare { actor, changes, openings, reason } => {
             declare::declare(state, at, actor, changes, openings, reason.as_deref())
         }
+        Request::Stage { actor, begin, changes, reason } => {
+            declare::stage(state, at, actor, *begin, changes, reason.as_deref())
+        }
+        Request::Counted { request, counting } => match (&**request, counting.openings(at)) {
+            (Request::Declare { actor, changes, reason, .. }, Some(mut openings)) => {
+                openings.retain(|(_, opening)| opening.posted != 0);
+                declare::declare(state, at, actor, changes, &openings, reason.as_deref())
+            }
+            (Request::Openings { actor, .. }, Some(openings)) => declare::open(state, actor, &openings),
+            // Nothing else is counted, and who sends it has counted for the period that is.
+            _ => nothing(),
+        },
+        Request::Openings { actor, openings } => declare::open(state, actor, openings),
+        Request::Effect { actor } => declare::effect(state, actor),
+        Request::Unstage { actor } => declare::unstage(state, actor),
         Request::Admin { actor, action, subject, reason } => {
             let body = Body::Admin { actor: actor.clone(), action: action.clone(), subject: subject.clone() };
             record(state, body, because(reason.as_deref()))
         }
-        Request::InterruptAll => interrupt(state, |open| !open.job),
-        Request::ExpireLeases => interrupt(state, |open| open.lease_until <= at),
+        // Who was staging something died with the process, too.
+        Request::InterruptAll => interrupt(state, |open| !open.job, declare::dropped(state, "restart")),
+        Request::ExpireLeases => interrupt(state, |open| open.lease_until <= at, None),
         Request::Gap { reason, count, quotes } => {
             let body = Body::Gap { reason: reason.clone(), count: *count, quotes: quotes.clone() };
             record(state, body, Erasable::default())
@@ -108,15 +126,26 @@ pub(super) fn alert(
 
 fn settle_call(state: &State, call: CallId, attempt: u8, settle: &Settle, erasable: &Erasable) -> Decision {
     let Some(open) = state.open_attempt(call, attempt) else { return nothing() };
-    let seq = state.next_seq();
+    let late = late_holds(state, open);
+    let mut entries = Vec::with_capacity(2);
+    extend(open, &late, &mut entries);
+    let seq = state.next_seq() + entries.len() as u64;
     let body = Body::Settle(Box::new(settle.clone()));
-    let mut entries = vec![NewEntry { body, reference: Some(open.seq), erasable: erasable.clone() }];
-    let passed = overrun(open, settle, seq, &mut entries);
-    for h in &open.holds {
+    entries.push(NewEntry { body, reference: Some(open.seq), erasable: erasable.clone() });
+    let held = open.holds.iter().map(|h| (h, h.hold.amount)).chain(late.iter().map(|h| (h, 0)));
+    let used = |h: &OpenHold, held: i128| {
+        let before = state.balance(&h.hold.budget, &h.hold.period).map_or(0, |p| p.used());
+        before - held + posted_by(settle, h.metric)
+    };
+    let over = |h: &&OpenHold| {
+        let budget = state.catalogue().budgets.get(&h.hold.budget);
+        budget.is_some_and(|b| b.enforcement == Enforcement::Hard && used(h, 0) > b.limit.amount)
+    };
+    let passed = overrun(open, settle, late.iter().filter(over), seq, &mut entries);
+    for (h, held) in held {
         let (id, period) = (&h.hold.budget, &h.hold.period);
         let Some(budget) = state.catalogue().budgets.get(id) else { continue };
-        let before = state.balance(id, period).map_or(0, |p| p.used());
-        let used = before - h.hold.amount + posted_by(settle, h.metric);
+        let used = used(h, held);
         thresholds(state, budget, period, used, Some(seq), &mut entries);
         if passed.contains(id) {
             alert(state, id, period, "overrun", None, Some(seq), &mut entries);
@@ -127,15 +156,58 @@ fn settle_call(state: &State, call: CallId, attempt: u8, settle: &Settle, erasab
 
 // The OVERRUN of a settlement above its hold, and the budgets whose hold was passed. Tool calls are never held, so they
 // cannot pass anything.
-fn overrun(open: &Open, settle: &Settle, seq: u64, entries: &mut Vec<NewEntry>) -> Vec<String> {
+fn overrun<'a>(
+    open: &'a Open,
+    settle: &Settle,
+    late_and_over: impl Iterator<Item = &'a OpenHold>,
+    seq: u64,
+    entries: &mut Vec<NewEntry>,
+) -> Vec<String> {
     let excess = settle.cost.map_or(Money::ZERO, |cost| Money((cost.0 - open.hold.0).max(0)));
-    let passed =
-        |h: &&super::state::OpenHold| h.metric != Metric::ToolCalls && posted_by(settle, h.metric) > h.hold.amount;
-    let budgets: Vec<String> = open.holds.iter().filter(passed).map(|h| h.hold.budget.clone()).collect();
+    let passed = |h: &&OpenHold| h.metric != Metric::ToolCalls && posted_by(settle, h.metric) > h.hold.amount;
+    let passed = open.holds.iter().filter(passed).chain(late_and_over);
+    let budgets: Vec<String> = passed.map(|h| h.hold.budget.clone()).collect();
     if !excess.is_zero() || !budgets.is_empty() {
         entries.push(entry(Body::Overrun { excess, budgets: budgets.clone() }, Some(seq)));
     }
     budgets
+}
+
+/// Holds on budgets that came to cover an open call after it was admitted, so that what it costs is not lost between what
+/// such a budget found posted and what is held on it. They are taken just before the call ends: a call that runs is never
+/// measured against a budget its caller could not know.
+fn late_holds(state: &State, open: &Open) -> Vec<OpenHold> {
+    let (index, staging) = (state.index(), state.staging().filter(|staging| !staging.nothing_counts()));
+    let known = open.seq >= index.changed_at && staging.is_none();
+    let Some(words) = open.words.0.as_ref().filter(|_| !known) else { return Vec::new() };
+    let mut late: Vec<OpenHold> = Vec::new();
+    let mut hold = |account: String, covered: &Covered| {
+        let metric = covered.budget.limit.metric;
+        let hold = BudgetHold { budget: account, period: covered.window(open.at).id, amount: open.need(metric) };
+        let same = |h: &OpenHold| h.hold.budget == hold.budget;
+        if open.holds.len() + late.len() < MOST_BUDGETS && !open.holds.iter().chain(&late).any(same) {
+            late.push(OpenHold { hold, metric });
+        }
+    };
+    for covered in index.covering(|d| words.get(d)) {
+        hold(covered.budget.id.clone(), covered);
+    }
+    if let Some(staging) = staging {
+        for covered in staging.index().covering(|d| words.get(d)) {
+            let id = &covered.budget.id;
+            if staging.counts(id) {
+                hold(staged_account(state.catalogue(), id), covered);
+            }
+        }
+    }
+    late
+}
+
+fn extend(open: &Open, late: &[OpenHold], entries: &mut Vec<NewEntry>) {
+    if !late.is_empty() {
+        let holds = late.iter().map(|h| h.hold.clone()).collect();
+        entries.push(entry(Body::Extend { holds }, Some(open.seq)));
+    }
 }
 
 fn job(state: &State, call: CallId, attempt: u8, vendor_id: &str, job_state: &str) -> Decision {
@@ -149,10 +221,15 @@ fn job(state: &State, call: CallId, attempt: u8, vendor_id: &str, job_state: &st
 }
 
 // Settles open calls from their holds, oldest first. The answer names the first entry; who gets `changed` asks again.
-fn interrupt(state: &State, which: impl Fn(&Open) -> bool) -> Decision {
-    let lost = state.running().filter(|open| which(open)).take(MOST_INTERRUPTED);
-    let entries: Vec<NewEntry> =
-        lost.map(|open| entry(Body::Interrupted { cost: open.cost_if_lost() }, Some(open.seq))).collect();
+fn interrupt(state: &State, which: impl Fn(&Open) -> bool, first: Option<NewEntry>) -> Decision {
+    let mut entries = Vec::from_iter(first);
+    for open in state.running().filter(|open| which(open)) {
+        if entries.len() >= MOST_INTERRUPTED {
+            break;
+        }
+        extend(open, &late_holds(state, open), &mut entries);
+        entries.push(entry(Body::Interrupted { cost: open.cost_if_lost() }, Some(open.seq)));
+    }
     if entries.is_empty() {
         return nothing();
     }

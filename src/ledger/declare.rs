@@ -3,9 +3,10 @@
 //! Who declares has been told in friendlier words long before; this is the last line of defence.
 
 use super::codec::encode_body;
-use super::decide::{Decision, because};
-use super::entry::{Body, Erasable, MAX_ENTRY_BYTES, NewEntry, Opening};
+use super::decide::{Decision, because, entry};
+use super::entry::{Apply, ApplyStep, Body, BudgetOpening, Erasable, MAX_ENTRY_BYTES, NewEntry, Opening};
 use super::request::{Denied, Reply};
+use super::staging::Staging;
 use super::state::State;
 use crate::budget::Calendar;
 use crate::budget::period::zone;
@@ -24,31 +25,128 @@ pub(super) fn declare(
     reason: Option<&str>,
 ) -> Decision {
     let mut after = Catalogue::clone(state.catalogue());
-    let mut entries = Vec::new();
+    let opening = |before: &Catalogue, change: &Change| opening(state, at, before, change, openings);
+    let entries = entries(&mut after, changes, |before, change| {
+        let opening = opening(before, change);
+        new_entry(actor, change, opening, reason)
+    });
+    let beside = || match state.staging() {
+        Some(staging) => beside(staging, changes),
+        None => Ok(()),
+    };
+    match entries.and_then(|entries| whole(&after, changes).and_then(|()| beside()).map(|()| entries)) {
+        Ok(entries) => Decision { entries, reply: Reply::Declared { revision: after.revision } },
+        Err(message) => refuse(state, at, message),
+    }
+}
+
+/// An entry for every change that is one, made so in `after` on the way.
+fn entries(
+    after: &mut Catalogue,
+    changes: &[Change],
+    mut new: impl FnMut(&Catalogue, &Change) -> NewEntry,
+) -> Result<Vec<NewEntry>, String> {
+    let mut entries = Vec::with_capacity(changes.len());
     for change in changes {
-        if is_so(&after, change) {
+        if is_so(after, change) {
             continue;
         }
-        if let Err(message) = sound(change) {
-            return refuse(state, at, message);
-        }
-        let opening = opening(state, at, &after, change, openings);
-        let new = new_entry(actor, change, opening, reason);
+        sound(change)?;
+        let new = new(after, change);
         if encode_body(&new.body).len() > MAX_ENTRY_BYTES - LEAF_BYTES {
             let (noun, id) = change.subject();
-            return refuse(
-                state,
-                at,
-                format!("{noun} `{id}` is too large: an entry has at most {MAX_ENTRY_BYTES} bytes"),
-            );
+            return Err(format!("{noun} `{id}` is too large: an entry has at most {MAX_ENTRY_BYTES} bytes"));
         }
         entries.push(new);
         after.apply(change.clone());
     }
-    if let Err(message) = whole(&after, changes) {
-        return refuse(state, at, message);
+    Ok(entries)
+}
+
+/// Whether what is declared now goes together with what is staged.
+fn beside(staging: &Staging, changes: &[Change]) -> Result<(), String> {
+    if let Some((noun, id)) = changes.iter().find(|change| staging.has(change)).map(Change::subject) {
+        return Err(format!("{noun} `{id}` is part of an apply that is under way: try again when it has ended"));
     }
-    Decision { entries, reply: Reply::Declared { revision: after.revision } }
+    let mut then = Catalogue::clone(staging.catalogue());
+    changes.iter().for_each(|change| then.apply(change.clone()));
+    whole(&then, changes)
+}
+
+/// A part of an `apply` that takes effect later. All of the part, or nothing.
+pub(super) fn stage(
+    state: &State,
+    at: Micros,
+    actor: &str,
+    begin: bool,
+    changes: &[Change],
+    reason: Option<&str>,
+) -> Decision {
+    let mut all = Vec::new();
+    if begin {
+        all.extend(dropped(state, actor));
+    }
+    let before = state.staging().filter(|_| !begin).map_or(state.catalogue(), Staging::catalogue);
+    let mut after = Catalogue::clone(before);
+    let staged = entries(&mut after, changes, |_, change| {
+        let new = new_entry(actor, change, Vec::new(), reason);
+        NewEntry { body: Body::Staged(Box::new(new.body)), ..new }
+    });
+    match staged.and_then(|staged| whole(&after, changes).map(|()| staged)) {
+        Ok(staged) => {
+            all.extend(staged);
+            Decision { entries: all, reply: Reply::Recorded { seq: state.next_seq() } }
+        }
+        Err(message) => refuse(state, at, message),
+    }
+}
+
+/// Most openings one entry has room for.
+const MOST_OPENINGS: usize = 300;
+
+/// What staged budgets have posted; they count from then on.
+pub(super) fn open(state: &State, actor: &str, openings: &[(String, Opening)]) -> Decision {
+    let Some(staging) = state.staging() else { return nothing_staged(state) };
+    let staged = |(id, _): &&(String, Opening)| staging.catalogue().budgets.contains_key(id) && !staging.counts(id);
+    let openings = openings.iter().filter(staged).map(|(budget, opening)| BudgetOpening {
+        budget: budget.clone(),
+        period: opening.period.clone(),
+        posted: opening.posted,
+    });
+    let openings: Vec<BudgetOpening> = openings.collect();
+    let of =
+        |part: &[BudgetOpening]| entry(step(staging, actor, ApplyStep::Openings, part.to_vec()), Some(staging.first));
+    let entries = openings.chunks(MOST_OPENINGS).map(of).collect();
+    Decision { entries, reply: Reply::Recorded { seq: state.next_seq() } }
+}
+
+/// What is staged takes effect.
+pub(super) fn effect(state: &State, actor: &str) -> Decision {
+    let Some(staging) = state.staging() else { return nothing_staged(state) };
+    let revision = state.catalogue().revision + staging.len() as u64;
+    let body = step(staging, actor, ApplyStep::Effect, Vec::new());
+    Decision { entries: vec![entry(body, Some(staging.first))], reply: Reply::Declared { revision } }
+}
+
+/// What is staged never takes effect.
+pub(super) fn unstage(state: &State, actor: &str) -> Decision {
+    Decision { entries: Vec::from_iter(dropped(state, actor)), ..nothing_staged(state) }
+}
+
+/// The entry that drops what is staged, if anything is.
+pub(super) fn dropped(state: &State, actor: &str) -> Option<NewEntry> {
+    let staging = state.staging()?;
+    Some(entry(step(staging, actor, ApplyStep::Dropped, Vec::new()), Some(staging.first)))
+}
+
+fn step(staging: &Staging, actor: &str, step: ApplyStep, openings: Vec<BudgetOpening>) -> Body {
+    let Staging { first, count, sha256, .. } = staging;
+    let (first, count, sha256) = (*first, *count, *sha256);
+    Body::Apply(Box::new(Apply { actor: actor.to_owned(), step, first, count, sha256, openings }))
+}
+
+fn nothing_staged(state: &State) -> Decision {
+    Decision { entries: Vec::new(), reply: Reply::Declared { revision: state.catalogue().revision } }
 }
 
 fn refuse(state: &State, at: Micros, message: String) -> Decision {
@@ -133,7 +231,7 @@ fn name_apart(owner: &Owner, erasable: &mut Erasable) {
 }
 
 /// Whether what a budget had posted says nothing about what it counts now.
-fn counts_anew(before: Option<&Budget>, after: &Budget) -> bool {
+pub fn counts_anew(before: Option<&Budget>, after: &Budget) -> bool {
     let Some(before) = before else { return true };
     let cut = |b: &Budget| (b.period, b.anchor.clone(), b.time_zone.clone(), b.fiscal_year_start_month);
     before.matches != after.matches || before.limit.metric != after.limit.metric || cut(before) != cut(after)
@@ -192,9 +290,11 @@ fn whole(after: &Catalogue, changes: &[Change]) -> Result<(), String> {
             Change::Key(id, Some(key)) if !after.services.contains_key(&key.service) => {
                 return Err(format!("key `{id}` is of service `{}`, which is not declared", key.service));
             }
+            // Looked for only to be named: counting them costs nothing.
             Change::Service(id, None) => {
-                if let Some(key) = after.keys.values().find(|k| k.service == *id) {
-                    return Err(format!("service `{id}` has the key `{}`: remove the key first", key.id));
+                if after.keys_of(id) > 0 {
+                    let key = after.keys.values().find(|k| k.service == *id).map_or("", |k| &k.id);
+                    return Err(format!("service `{id}` has the key `{key}`: remove the key first"));
                 }
             }
             Change::Budget(id, Some(budget)) => {

@@ -89,6 +89,15 @@ pub enum Body {
         action: String,
         subject: Option<String>,
     },
+    /// A change that waits: part of an `apply` too large for one turn of the writer. Of the kind of what it carries, which
+    /// is CATALOGUE, PRICE or BUDGET.
+    Staged(Box<Body>),
+    /// What becomes of the staged changes. A CATALOGUE.
+    Apply(Box<Apply>),
+    /// Holds that an open call gets beside those of its ADMIT, which is `ref`.
+    Extend {
+        holds: Vec<BudgetHold>,
+    },
     /// A job that runs on at the vendor: its id there and its state. `ref` is the ADMIT.
     Batch {
         vendor_id: String,
@@ -238,6 +247,38 @@ pub struct Alert {
     pub kind: String,
     /// Percent of the limit, for `actual`.
     pub threshold: Option<u16>,
+}
+
+/// A step of a staged `apply`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apply {
+    pub actor: Actor,
+    pub step: ApplyStep,
+    /// Sequence of the first staged entry, how many there are, and the hash over their group 0: SHA-256 of (hash before,
+    /// group 0), from 32 zero bytes on. As of this entry.
+    pub first: u64,
+    pub count: u64,
+    pub sha256: [u8; 32],
+    /// Of budgets that count from this entry on.
+    pub openings: Vec<BudgetOpening>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplyStep {
+    /// States what staged budgets have posted already.
+    Openings,
+    /// All of it is in force from here on.
+    Effect,
+    /// None of it ever will be: who sent it did not come to an end.
+    Dropped,
+}
+
+/// An opening with the budget it is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetOpening {
+    pub budget: String,
+    pub period: String,
+    pub posted: i128,
 }
 
 /// What a period of a budget had posted before the budget (or its change) took effect.

@@ -19,6 +19,8 @@ pub struct BudgetIndex {
     calendars: Map<String, Arc<Covered>>,
     /// The period the newest hold on a budget was in.
     windows: Map<String, Arc<Window>>,
+    /// The entry by which budgets last changed: calls admitted since then hold on all that cover them.
+    pub changed_at: u64,
 }
 
 /// In ascending order of ids. Shared by copies of the index until one of them changes it.
@@ -29,6 +31,13 @@ type List = Arc<Vec<Arc<Covered>>>;
 pub struct Covered {
     pub budget: Arc<Budget>,
     calendar: Calendar,
+}
+
+impl Covered {
+    /// The period an instant is in.
+    pub fn window(&self, at: Micros) -> Window {
+        self.calendar.window(at)
+    }
 }
 
 /// Two indexes of one catalogue are equal, whatever they remember.
@@ -100,8 +109,7 @@ impl BudgetIndex {
     }
 
     /// The budgets that cover a call, in ascending order of their ids.
-    pub fn covering(&self, admit: &Admit) -> Vec<&Arc<Covered>> {
-        let value = |d| dimension(admit, d);
+    pub fn covering<'w>(&self, value: impl Fn(Dimension) -> Option<&'w str> + Copy) -> Vec<&Arc<Covered>> {
         let mut found: Vec<&Arc<Covered>> = Vec::with_capacity(8);
         for (dimension, by_value) in &self.exact {
             if let Some(list) = value(*dimension).and_then(|v| by_value.get(v)) {
@@ -119,6 +127,10 @@ impl BudgetIndex {
             Some(window) if window.contains(at) => Some(std::borrow::Cow::Borrowed(&**window)),
             _ => self.calendars.get(budget).map(|c| std::borrow::Cow::Owned(c.calendar.window(at))),
         }
+    }
+
+    pub fn budget(&self, id: &str) -> Option<&Arc<Budget>> {
+        self.calendars.get(id).map(|covered| &covered.budget)
     }
 
     /// Remembers the period a hold was put in.

@@ -14,12 +14,16 @@ mod field;
 mod index;
 pub mod leaf;
 pub mod note;
+pub mod opening;
 pub mod proof;
 pub mod request;
+mod staging;
 pub mod state;
 #[cfg(test)]
 mod testing;
 pub mod tree;
 pub mod trust;
+mod words;
 
 pub use accounts::Position;
+pub use declare::counts_anew;

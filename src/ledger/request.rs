@@ -35,6 +35,32 @@ pub enum Request {
         openings: Vec<(String, super::entry::Opening)>,
         reason: Option<String>,
     },
+    /// A part of an `apply` too large for one turn: checked like a declaration, and not in force before
+    /// [`Request::Effect`]. `begin`: what was staged before and never took effect is dropped first.
+    Stage {
+        actor: String,
+        begin: bool,
+        changes: Vec<Change>,
+        reason: Option<String>,
+    },
+    /// A declaration or openings whose budgets are still being counted: the writer adds the calls that ended last.
+    Counted {
+        request: Box<Request>,
+        counting: Box<super::opening::Counting>,
+    },
+    /// What staged budgets that count anew have posted already, complete as of the decision.
+    Openings {
+        actor: String,
+        openings: Vec<(String, super::entry::Opening)>,
+    },
+    /// What is staged takes effect, all at once.
+    Effect {
+        actor: String,
+    },
+    /// What is staged never will.
+    Unstage {
+        actor: String,
+    },
     /// Something an operator did that changes no declared state (signed in, exported).
     Admin {
         actor: String,

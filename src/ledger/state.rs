@@ -8,16 +8,33 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::{Accounts, Position};
-use super::entry::{Admit, Body, Entry, Erasable, Settle};
+use super::entry::{Admit, Apply, ApplyStep, Body, BudgetOpening, Entry, Erasable, Opening, Settle};
 use super::index::BudgetIndex;
+use super::staging::{Staging, shadow};
+use super::words::{Remembered, Words};
 use crate::budget::amount::actual;
 use crate::domain::call::BudgetHold;
 use crate::domain::catalogue::Map;
-use crate::domain::{Budget, CallId, Catalogue, Change, Metric, Micros, Money, Usage};
+use crate::domain::{Budget, CallId, Catalogue, Change, Metric, Micros, Money, Owner, Usage};
 
 /// Version of the encoded state.
 const STATE_VERSION: u16 = 1;
+/// The same with staged changes at its end: written only while there are some.
+const STAGED_VERSION: u16 = 2;
+/// Without the catalogue, which lies beside it.
+const APART_VERSION: u16 = 3;
 const MAGIC: &[u8; 4] = b"WBST";
+
+/// A state without its catalogue, as it is read.
+type Apart = (
+    u64,
+    Micros,
+    Map<u64, Arc<Open>>,
+    Accounts,
+    Map<(CallId, u8), u64>,
+    Map<String, Map<String, u64>>,
+    Option<Staging>,
+);
 
 /// Why an entry cannot follow: the journal is not what this program wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +45,8 @@ pub enum ApplyError {
     Time { seq: u64 },
     #[error("entry {seq} refers to {reference:?}, which is not an open call")]
     NotOpen { seq: u64, reference: Option<u64> },
+    #[error("entry {seq} is not about what was staged")]
+    NotStaged { seq: u64 },
     #[error("entry {seq} admits attempt {attempt} of call {call}, which is open already")]
     AlreadyOpen { seq: u64, call: CallId, attempt: u8 },
 }
@@ -37,7 +56,7 @@ pub enum ApplyError {
 pub enum StateError {
     #[error("not a state of the ledger")]
     Foreign,
-    #[error("the state has format {found}, this program knows {STATE_VERSION}")]
+    #[error("the state has format {found}, this program knows {APART_VERSION}")]
     Version { found: u16 },
     #[error("the state does not decode: {0}")]
     Damaged(String),
@@ -64,6 +83,8 @@ pub struct Open {
     pub tokens: u64,
     pub holds: Vec<OpenHold>,
     pub lease_until: Micros,
+    #[serde(skip)]
+    pub words: Remembered,
 }
 
 /// A hold with the metric its amount is in.
@@ -85,7 +106,7 @@ impl Open {
     }
 
     // What the call itself needs of a metric, where a budget changes what it counts.
-    fn need(&self, metric: Metric) -> i128 {
+    pub(super) fn need(&self, metric: Metric) -> i128 {
         match metric {
             Metric::Usd => self.hold.0,
             Metric::Tokens => self.tokens.into(),
@@ -111,6 +132,9 @@ pub struct State {
     jobs: Map<String, Map<String, u64>>,
     #[serde(skip)]
     index: BudgetIndex,
+    /// Encoded apart, so that a state without it has the bytes it always had.
+    #[serde(skip)]
+    staging: Option<Staging>,
 }
 
 impl Default for State {
@@ -122,15 +146,18 @@ impl Default for State {
 impl State {
     /// Before the first entry. The price book is the shipped one, which counts as 1.
     pub fn new() -> State {
+        let mut catalogue = Catalogue::default();
+        catalogue.price_book = 1;
         State {
             next_seq: 0,
             last_ts: Micros(0),
-            catalogue: Arc::new(Catalogue { price_book: 1, ..Catalogue::default() }),
+            catalogue: Arc::new(catalogue),
             open: Map::new(),
             accounts: Accounts::default(),
             by_call: Map::new(),
             jobs: Map::new(),
             index: BudgetIndex::default(),
+            staging: None,
         }
     }
 
@@ -159,6 +186,11 @@ impl State {
         self.by_call.get(&(call, attempt)).and_then(|seq| self.open.get(seq)).map(|open| &**open)
     }
 
+    /// The open attempt that an ADMIT began.
+    pub fn open_by(&self, admit: u64) -> Option<&Open> {
+        self.open.get(&admit).map(|open| &**open)
+    }
+
     /// All kept periods of all budgets, by budget, older first.
     pub fn balances(&self) -> impl Iterator<Item = Position<'_>> {
         self.accounts.iter()
@@ -184,6 +216,29 @@ impl State {
     pub fn job(&self, provider: &str, vendor_id: &str) -> Option<(CallId, u8)> {
         let seq = self.jobs.get(provider)?.get(vendor_id)?;
         self.open.get(seq).map(|open| (open.call, open.attempt))
+    }
+
+    /// Declared state that is not in force yet.
+    pub(super) fn staging(&self) -> Option<&Staging> {
+        self.staging.as_ref()
+    }
+
+    /// How many changes are staged and not in force yet.
+    pub fn staged(&self) -> usize {
+        self.staging.as_ref().map_or(0, Staging::len)
+    }
+
+    /// Open calls whose words a start from a snapshot has lost, by their ADMIT.
+    pub fn wordless(&self) -> Vec<u64> {
+        self.running().filter(|open| open.words.0.is_none()).map(|open| open.seq).collect()
+    }
+
+    /// Gives an open call its words back, from its ADMIT.
+    pub fn remind(&mut self, seq: u64, admit: &Admit) {
+        let same = |open: &Arc<Open>| (open.call, open.attempt) == (admit.call, admit.attempt);
+        if let Some(open) = self.open.get_mut(&seq).filter(|open| same(open)) {
+            Arc::make_mut(open).words = Remembered(Some(Arc::new(Words::of(admit))));
+        }
     }
 
     pub(super) fn index(&self) -> &BudgetIndex {
@@ -216,12 +271,16 @@ impl State {
             }
             Body::Batch { vendor_id, state } => self.job_state(seq, *reference, vendor_id, state)?,
             Body::Catalogue { change, .. } | Body::Price { change, .. } => {
-                Arc::make_mut(&mut self.catalogue).apply((**change).clone());
+                self.put(change);
             }
             Body::Budget { id, budget, opening, .. } => {
                 self.budget(id, budget.as_deref());
                 self.accounts.open_with(id, opening);
+                self.index.changed_at = seq;
             }
+            Body::Staged(body) => self.stage(seq, body)?,
+            Body::Apply(apply) => self.apply_staged(seq, apply)?,
+            Body::Extend { holds } => self.extend(seq, *reference, holds)?,
             Body::Alert(alert) => self.accounts.fired(alert),
             // Posted before the epoch began, in the state it began with.
             Body::CutOff { .. }
@@ -241,31 +300,45 @@ impl State {
     /// Takes in what an entry's erasable groups add to declared state: an owner's name and mail address. Call it after
     /// [`State::apply`]; where the group was erased the owner is its id alone. No balance, sum or decision depends on it.
     pub fn recall(&mut self, body: &Body, erasable: &Erasable) {
+        let (body, staged) = match body {
+            Body::Staged(body) => (&**body, true),
+            body => (body, false),
+        };
         let Body::Catalogue { change, .. } = body else { return };
         let (Change::Owner(id, Some(_)), Some(person)) = (&**change, &erasable.person) else { return };
         let (name, email) = (person.claimed.get("name"), person.claimed.get("email"));
         if (name, email) == (None, None) {
             return;
         }
-        if let Some(owner) = Arc::make_mut(&mut self.catalogue).owners.get_mut(id) {
-            let owner = Arc::make_mut(owner);
-            owner.name = name.cloned();
-            owner.email = email.cloned();
+        let set = |owner: &mut Owner| (owner.name, owner.email) = (name.cloned(), email.cloned());
+        match &mut self.staging {
+            Some(staging) => staging.owner_mut(id, &set),
+            None if staged => return,
+            None => {}
         }
+        if !staged && let Some(owner) = Arc::make_mut(&mut self.catalogue).owners.get_mut(id) {
+            set(Arc::make_mut(owner));
+        }
+    }
+
+    /// Owners whose name or mail address [`State::recall`] took in, in force or staged.
+    pub fn named_owners(&self) -> impl Iterator<Item = &Owner> {
+        let staged = self.staging.iter().flat_map(Staging::owners);
+        let owners = self.catalogue.owners.values().map(|owner| &**owner).chain(staged);
+        owners.filter(|owner| owner.name.is_some() || owner.email.is_some())
     }
 
     /// The state without what [`State::recall`] took in: what entries alone give, and what may be kept unsealed.
     pub fn without_persons(&self) -> State {
         let mut state = self.clone();
-        let named = |owner: &Arc<crate::domain::Owner>| owner.name.is_some() || owner.email.is_some();
-        let ids: Vec<String> = state.catalogue.owners.values().filter(|o| named(o)).map(|o| o.id.clone()).collect();
-        if !ids.is_empty() {
-            let owners = &mut Arc::make_mut(&mut state.catalogue).owners;
-            for id in &ids {
-                if let Some(owner) = owners.get_mut(id) {
-                    let owner = Arc::make_mut(owner);
-                    (owner.name, owner.email) = (None, None);
-                }
+        let named = |owner: &Arc<Owner>| owner.name.is_some() || owner.email.is_some();
+        if state.catalogue.owners.values().any(named) {
+            state.catalogue = Arc::new(state.catalogue.without_persons());
+        }
+        if let Some(staging) = &mut state.staging {
+            let staged = staging.catalogue().clone();
+            for owner in staged.owners.values().filter(|owner| named(owner)) {
+                staging.owner_mut(&owner.id, &|owner| (owner.name, owner.email) = (None, None));
             }
         }
         state
@@ -280,6 +353,7 @@ impl State {
             state.post(open, |h| interrupted(open.cost_if_lost(), h));
         }
         (state.open, state.by_call, state.jobs) = Default::default();
+        state.drop_staged();
         state.next_seq = 0;
         (state, open)
     }
@@ -310,6 +384,7 @@ impl State {
             tokens: admit.input_bound.saturating_add(admit.output_bound),
             holds,
             lease_until: admit.lease_until,
+            words: Remembered(Some(Arc::new(Words::of(admit)))),
         };
         self.open.insert(seq, Arc::new(open));
         self.by_call.insert(key, seq);
@@ -355,20 +430,110 @@ impl State {
         Ok(())
     }
 
+    /// A change takes effect, here and on what is staged.
+    fn put(&mut self, change: &Change) {
+        Arc::make_mut(&mut self.catalogue).apply(change.clone());
+        if let Some(staging) = &mut self.staging {
+            staging.put(change);
+        }
+    }
+
+    fn stage(&mut self, seq: u64, body: &Body) -> Result<(), ApplyError> {
+        let change = match body {
+            Body::Catalogue { change, .. } | Body::Price { change, .. } => (**change).clone(),
+            Body::Budget { id, budget, .. } => Change::Budget(id.clone(), budget.as_deref().cloned()),
+            _ => return Err(ApplyError::NotStaged { seq }),
+        };
+        let staging = self.staging.get_or_insert_with(|| Staging::begin(seq, &self.catalogue, &self.index));
+        staging.stage(body, change, &self.catalogue);
+        Ok(())
+    }
+
+    fn apply_staged(&mut self, seq: u64, apply: &Apply) -> Result<(), ApplyError> {
+        let Some(staging) = &mut self.staging else { return Err(ApplyError::NotStaged { seq }) };
+        if (apply.first, apply.count, apply.sha256) != (staging.first, staging.count, staging.sha256) {
+            return Err(ApplyError::NotStaged { seq });
+        }
+        match apply.step {
+            ApplyStep::Openings => {
+                for BudgetOpening { budget, period, posted } in &apply.openings {
+                    let opening = Opening { period: period.clone(), posted: *posted };
+                    let account = staged_account(&self.catalogue, budget);
+                    self.accounts.open_with(&account, &[opening]);
+                    staging.count_from_now(budget, &self.catalogue);
+                }
+            }
+            ApplyStep::Effect => self.take_effect(seq),
+            ApplyStep::Dropped => self.drop_staged(),
+        }
+        Ok(())
+    }
+
+    fn drop_staged(&mut self) {
+        let Some(staging) = self.staging.take() else { return };
+        staging.counting().for_each(|id| self.accounts.remove(&staged_account(&self.catalogue, id)));
+    }
+
+    /// What was staged takes the place of what was in force. What costs time here are budgets that were in force and go,
+    /// count something else or count anew; all others were made ready when they were staged.
+    fn take_effect(&mut self, seq: u64) {
+        let Some(staging) = self.staging.take() else { return };
+        for id in staging.touched() {
+            let metric = |c: &Catalogue| c.budgets.get(id).map(|b| b.limit.metric);
+            self.rehold(id, metric(&self.catalogue), metric(staging.catalogue()));
+            self.accounts.take_over(&shadow(id), id);
+        }
+        let mut after = staging.catalogue().clone();
+        let whole = Arc::make_mut(&mut after);
+        whole.revision = self.catalogue.revision + staging.len() as u64;
+        whole.price_book = self.catalogue.price_book.saturating_add(staging.prices);
+        self.catalogue = after;
+        self.index = staging.index().clone();
+        self.index.changed_at = seq;
+    }
+
+    fn extend(&mut self, seq: u64, reference: Option<u64>, holds: &[BudgetHold]) -> Result<(), ApplyError> {
+        let not_open = ApplyError::NotOpen { seq, reference };
+        let Some(open) = reference.and_then(|r| self.open.get_mut(&r)) else { return Err(not_open) };
+        let open = Arc::make_mut(open);
+        for hold in holds {
+            match open.holds.iter_mut().find(|h| h.hold.budget == hold.budget && h.hold.period == hold.period) {
+                Some(there) => {
+                    there.hold.amount = there.hold.amount.saturating_add(hold.amount);
+                    self.accounts.raise(hold);
+                }
+                None => {
+                    let id = hold.budget.strip_prefix('~').unwrap_or(&hold.budget);
+                    let staged = self.staging.as_ref().filter(|s| s.counts(id)).map(Staging::catalogue);
+                    let budget = staged.unwrap_or(&self.catalogue).budgets.get(id);
+                    let metric = budget.map_or(Metric::Usd, |b| b.limit.metric);
+                    open.holds.push(OpenHold { hold: hold.clone(), metric });
+                    self.accounts.hold(hold);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn budget(&mut self, id: &str, budget: Option<&Budget>) {
         let before = self.catalogue.budgets.get(id).cloned();
-        Arc::make_mut(&mut self.catalogue).apply(Change::Budget(id.to_owned(), budget.cloned()));
+        self.put(&Change::Budget(id.to_owned(), budget.cloned()));
         let after = self.catalogue.budgets.get(id);
         self.index.replace(before.as_ref(), after);
-        let old_metric = before.map(|b| b.limit.metric);
-        match after.map(|b| b.limit.metric) {
+        let after = after.map(|b| b.limit.metric);
+        self.rehold(id, before.map(|b| b.limit.metric), after);
+    }
+
+    /// What becomes of a budget's holds and sums when it goes or counts something else.
+    fn rehold(&mut self, id: &str, before: Option<Metric>, after: Option<Metric>) {
+        match after {
             // A removed budget takes its holds with it, so that one declared later under its id starts clean.
             None => {
                 self.accounts.remove(id);
                 self.each_on(id, |open, _| open.holds.retain(|h| h.hold.budget != id));
             }
             // It counts something else now: what is open is held in the new unit, what was posted in the old is gone.
-            Some(metric) if old_metric.is_some_and(|old| old != metric) => {
+            Some(metric) if before.is_some_and(|old| old != metric) => {
                 self.accounts.remove(id);
                 self.each_on(id, |open, accounts| {
                     let need = open.need(metric);
@@ -397,29 +562,83 @@ impl State {
     /// The state as bytes: a version envelope around postcard. Equal states give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(STATE_VERSION.to_be_bytes());
+        bytes.extend(if self.staging.is_some() { STAGED_VERSION } else { STATE_VERSION }.to_be_bytes());
         // Writing into memory cannot fail, and every type here has a length.
-        postcard::to_extend(self, bytes).expect("a state is plain data that postcard can write")
+        const PLAIN: &str = "a state is plain data that postcard can write";
+        let bytes = postcard::to_extend(self, bytes).expect(PLAIN);
+        match &self.staging {
+            Some(staging) => postcard::to_extend(staging, bytes).expect(PLAIN),
+            None => bytes,
+        }
+    }
+
+    /// The state without its catalogue, which is large, changes rarely, and is kept beside it. Equal states give equal bytes.
+    pub fn encode_apart(&self) -> Vec<u8> {
+        let State { next_seq, last_ts, open, accounts, by_call, jobs, staging, .. } = self;
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(APART_VERSION.to_be_bytes());
+        let rest = (next_seq, last_ts, open, accounts, by_call, jobs, staging);
+        postcard::to_extend(&rest, bytes).expect("a state is plain data that postcard can write")
+    }
+
+    /// Reads what [`State::encode_apart`] wrote, with the catalogue that belongs to it.
+    pub fn decode_apart(bytes: &[u8], catalogue: Catalogue) -> Result<State, StateError> {
+        let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
+        let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
+        match u16::from_be_bytes(*version) {
+            APART_VERSION => {}
+            found => return Err(StateError::Version { found }),
+        }
+        let damaged = |e: postcard::Error| StateError::Damaged(e.to_string());
+        let (rest, left): (Apart, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        let (next_seq, last_ts, open, accounts, by_call, jobs, staging) = rest;
+        if !left.is_empty() {
+            return Err(StateError::Damaged(format!("{} bytes left over", left.len())));
+        }
+        let (catalogue, index) = (Arc::new(catalogue), BudgetIndex::default());
+        let state = State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, index, staging };
+        Ok(state.restored())
+    }
+
+    /// Makes what is derived again, after the rest was read.
+    fn restored(mut self) -> State {
+        Arc::make_mut(&mut self.catalogue).restore();
+        for budget in self.catalogue.budgets.values() {
+            self.index.replace(None, Some(budget));
+        }
+        // Since when is not known any more, so every open call is looked at.
+        self.index.changed_at = self.next_seq;
+        if let Some(staging) = &mut self.staging {
+            staging.restore(&self.catalogue, &self.index);
+        }
+        self
     }
 
     /// Reads what [`State::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<State, StateError> {
         let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
         let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
-        match u16::from_be_bytes(*version) {
-            STATE_VERSION => {}
+        let staged = match u16::from_be_bytes(*version) {
+            STATE_VERSION => false,
+            STAGED_VERSION => true,
             found => return Err(StateError::Version { found }),
+        };
+        let damaged = |e: postcard::Error| StateError::Damaged(e.to_string());
+        let (mut state, mut left): (State, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        if staged {
+            let (staging, rest) = postcard::take_from_bytes(left).map_err(damaged)?;
+            (state.staging, left) = (Some(staging), rest);
         }
-        let (mut state, left): (State, &[u8]) =
-            postcard::take_from_bytes(rest).map_err(|e| StateError::Damaged(e.to_string()))?;
         if !left.is_empty() {
             return Err(StateError::Damaged(format!("{} bytes left over", left.len())));
         }
-        for budget in state.catalogue.budgets.values() {
-            state.index.replace(None, Some(budget));
-        }
-        Ok(state)
+        Ok(state.restored())
     }
+}
+
+/// Under what a staged budget's sums stand.
+pub(super) fn staged_account(in_force: &Catalogue, budget: &str) -> String {
+    if in_force.budgets.contains_key(budget) { shadow(budget) } else { budget.to_owned() }
 }
 
 // Whether the hold bounds the cost: there was a price, or nothing that could cost anything.

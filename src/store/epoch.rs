@@ -206,6 +206,7 @@ fn write(media: &Media, keys: &DataKeys, carried: &Carried, start: &Start) -> Re
         first: 0,
         root: Tree::new().root(),
         snapshot: Some(&sealed),
+        catalogue: None,
         persons: persons.as_deref(),
     };
     media.remove_side(VIEWS);

@@ -7,6 +7,7 @@
 //! | `tile.v1` | (epoch, level, index) | 256 hashes, full tiles only ([`super::tiles`]) |
 //! | `edge.v1` | epoch | version 1, size (8), then the hashes of the tree's right edge, 32 bytes each |
 //! | `snapshot.v1` | epoch | the sealed snapshot the month begins with ([`super::snapshot`]); absent in a ledger's first month |
+//! | `carried-catalogue.v1` | epoch | the catalogue that belongs to the snapshot, which has its SHA-256; there before the month begins |
 //! | `carried-person.v1` | epoch | the owners' names that belong to the snapshot, sealed like a group 2 of its SNAPSHOT entry |
 //! | `checkpoint.v1` | (epoch, size) | the signed note of a tree of that size; in the month it was signed in |
 //! | `cosig.v1` | (epoch, size, witness) | a cosignature line; registered, written by a later version |
@@ -34,6 +35,7 @@ use redb::{Durability, ReadTransaction, TableDefinition, WriteTransaction};
 use super::StoreError;
 use super::block::{self, Raw};
 use super::media::{File, HOT_CACHE, Media, catch};
+use super::snapshot::Part;
 use super::tiles::{Tile, tile_end};
 use super::writer::unpoisoned;
 use feed::Growing;
@@ -47,6 +49,7 @@ const GROUPS: TableDefinition<(u64, u64, u8), &[u8]> = TableDefinition::new("gro
 const TILES: TableDefinition<(u64, u8, u64), &[u8]> = TableDefinition::new("tile.v1");
 const EDGE: TableDefinition<u64, &[u8]> = TableDefinition::new("edge.v1");
 const SNAPSHOTS: TableDefinition<u64, &[u8]> = TableDefinition::new("snapshot.v1");
+const CATALOGUES: TableDefinition<u64, &[u8]> = TableDefinition::new("carried-catalogue.v1");
 const PERSONS: TableDefinition<u64, &[u8]> = TableDefinition::new("carried-person.v1");
 const CHECKPOINTS: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("checkpoint.v1");
 const COSIGNATURES: TableDefinition<(u64, u64, &[u8]), &[u8]> = TableDefinition::new("cosig.v1");
@@ -99,6 +102,8 @@ pub struct Opening<'a> {
     pub root: [u8; 32],
     /// Absent in a ledger's first month, which carries nothing over.
     pub snapshot: Option<&'a [u8]>,
+    /// What lies beside the snapshot.
+    pub catalogue: Option<&'a Part>,
     /// The names that go with the snapshot, sealed.
     pub persons: Option<&'a [u8]>,
 }
@@ -108,6 +113,8 @@ pub struct Sealed {
     /// Sequence of the file's first entry: the SNAPSHOT that has its hash, or the GAP before it that opens an epoch.
     pub first: u64,
     pub snapshot: Vec<u8>,
+    /// What lies beside it, where it has no catalogue of its own.
+    pub catalogue: Option<Vec<u8>>,
     pub persons: Option<Vec<u8>>,
 }
 
@@ -127,6 +134,15 @@ pub struct Journal {
     fed: AtomicU64,
     /// Held while a feed is under way.
     growing: Mutex<Growing>,
+    /// The file of the month to come, once it is made.
+    ahead: Mutex<Option<Ahead>>,
+}
+
+struct Ahead {
+    month: String,
+    file: Arc<File>,
+    /// Hash of the catalogue in it.
+    catalogue: [u8; 32],
 }
 
 #[derive(Clone)]
@@ -200,6 +216,7 @@ impl Journal {
             pending: Mutex::default(),
             fed: AtomicU64::new(0),
             growing: Mutex::default(),
+            ahead: Mutex::default(),
         }
     }
 
@@ -215,6 +232,7 @@ impl Journal {
     pub fn reopen(&self) -> Result<(), StoreError> {
         let mut growing = unpoisoned(self.growing.lock());
         *growing = Growing::Unknown;
+        *unpoisoned(self.ahead.lock()) = None;
         self.close_files()?;
         let own = |name: &String| month_of(name).filter(|(epoch, _)| *epoch == self.epoch).map(|(_, month)| month);
         let mut names: Vec<String> = self.media.names()?.iter().filter_map(own).collect();
@@ -412,10 +430,19 @@ impl Journal {
         let value = reading(&name, &file, |txn| {
             let Some(table) = absent(txn.open_table(SNAPSHOTS))? else { return Ok(None) };
             let persons = txn.open_table(PERSONS)?.get(self.epoch)?.map(|value| value.value().to_vec());
-            Ok(table.get(self.epoch)?.map(|value| (value.value().to_vec(), persons)))
+            let catalogue = match absent(txn.open_table(CATALOGUES))? {
+                Some(table) => table.get(self.epoch)?.map(|value| value.value().to_vec()),
+                None => None,
+            };
+            Ok(table.get(self.epoch)?.map(|value| (value.value().to_vec(), catalogue, persons)))
         })?;
         let first = self.lock().get(place).and_then(|m| m.first);
-        Ok(first.zip(value).map(|(first, (snapshot, persons))| Sealed { first, snapshot, persons }))
+        Ok(first.zip(value).map(|(first, (snapshot, catalogue, persons))| Sealed {
+            first,
+            snapshot,
+            catalogue,
+            persons,
+        }))
     }
 
     /// A full tile.
@@ -580,8 +607,13 @@ impl Journal {
         let mut growing = unpoisoned(self.growing.lock());
         let mut month = Month { epoch: self.epoch, name: opening.month.into(), file: None, first: Some(opening.first) };
         let name = month.file_name();
-        let file = Arc::new(self.media.open(&name, HOT_CACHE)?);
-        self.media.sync_names().map_err(|e| StoreError::Unwritable(e.to_string()))?;
+        self.clear_ahead(opening.month)?;
+        let ahead = unpoisoned(self.ahead.lock()).take();
+        let (file, has) = match ahead {
+            Some(Ahead { file, catalogue, .. }) => (file, Some(catalogue)),
+            None => (self.make(&name)?, None),
+        };
+        let catalogue = opening.catalogue.filter(|part| has != Some(part.sha256));
         let mut stretches = Vec::new();
         block::Builder::stretch(&mut stretches, &first.commit).map_err(|what| damaged(&name, what))?;
         let first = [Arc::new(first)];
@@ -602,6 +634,9 @@ impl Journal {
             if let Some(snapshot) = opening.snapshot {
                 snapshots.insert(self.epoch, snapshot)?;
             }
+            if let Some(part) = catalogue {
+                txn.open_table(CATALOGUES)?.insert(self.epoch, part.bytes.as_slice())?;
+            }
             let mut carried = txn.open_table(PERSONS)?;
             if let Some(persons) = opening.persons {
                 carried.insert(self.epoch, persons)?;
@@ -617,6 +652,49 @@ impl Journal {
             past.file = None;
         }
         months.push(month);
+        Ok(())
+    }
+
+    fn make(&self, name: &str) -> Result<Arc<File>, StoreError> {
+        let file = Arc::new(self.media.open(name, HOT_CACHE)?);
+        self.media.sync_names().map_err(|e| StoreError::Unwritable(e.to_string()))?;
+        Ok(file)
+    }
+
+    /// Makes the file of a month to come, with the catalogue it will most likely begin with. Until it begins the file does
+    /// not count: a start passes over it, and [`Journal::begin`] goes on with it or replaces what is in it.
+    pub fn prepare(&self, month: &str, part: &Part) -> Result<(), StoreError> {
+        let name = Month { epoch: self.epoch, name: month.into(), file: None, first: None }.file_name();
+        // Held all the while, so that the month does not begin in the middle of it.
+        let mut ahead = unpoisoned(self.ahead.lock());
+        if self.month().is_some_and(|current| current.as_str() >= month) {
+            return Ok(());
+        }
+        let file = match ahead.take().filter(|ahead| ahead.month == month) {
+            Some(ahead) => ahead.file,
+            None => self.make(&name)?,
+        };
+        writing(&name, &file, |txn| {
+            txn.open_table(CATALOGUES)?.insert(self.epoch, part.bytes.as_slice())?;
+            Ok(())
+        })?;
+        *ahead = Some(Ahead { month: month.into(), file, catalogue: part.sha256 });
+        Ok(())
+    }
+
+    /// Takes files away that were made ready for months that did not come.
+    fn clear_ahead(&self, month: &str) -> Result<(), StoreError> {
+        let mut ahead = unpoisoned(self.ahead.lock());
+        if ahead.as_ref().is_some_and(|ahead| ahead.month != month) {
+            *ahead = None;
+        }
+        let last = self.month().unwrap_or_default();
+        for name in self.media.names()? {
+            let of_ours = month_of(&name).filter(|(epoch, _)| *epoch == self.epoch).map(|(_, other)| other);
+            if of_ours.is_some_and(|other| other > last && other != month) {
+                self.media.remove_file(&name);
+            }
+        }
         Ok(())
     }
 

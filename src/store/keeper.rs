@@ -31,6 +31,7 @@ enum Job {
     Head(String),
     Checkpoint(Box<Head>),
     Snapshot(Box<Carried>),
+    Other(Box<dyn FnOnce() + Send>),
 }
 
 impl Job {
@@ -44,6 +45,7 @@ impl Job {
             }
             Job::Head(line) => (HEAD_LOG, media.append_side(HEAD_LOG, line.as_bytes())),
             Job::Snapshot(carried) => (snapshot::FILE, media.replace_side(snapshot::FILE, &carried.to_file())),
+            Job::Other(job) => return job(),
         };
         if let Err(e) = written {
             tracing::warn!(file = name, error = %e, "a side file cannot be written");
@@ -94,6 +96,11 @@ impl Keeper {
             self.jobs.as_ref().map(|jobs| jobs.try_send(job)),
             None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
         )
+    }
+
+    /// Has something else done off the writer's thread. A full queue skips it.
+    pub fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        self.hand_over(Job::Other(job));
     }
 
     /// Notes the head if it moved and it is time, and has it signed when that is due.

@@ -29,7 +29,7 @@ use super::shared::{Gauges, Shared};
 use super::signer::{Signed, Signer};
 use super::views::Views;
 use super::writer::{Hands, Many, Message, Writer, unpoisoned};
-use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError};
+use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError, Watch};
 
 /// Requests accepted and not yet answered, at most.
 const QUEUE: usize = 8_192;
@@ -56,6 +56,8 @@ struct Inner {
     root: RootKey,
     queue: SyncSender<Message>,
     places: Arc<Semaphore>,
+    /// One large `apply` at a time.
+    large: Arc<tokio::sync::Mutex<()>>,
     /// Held while the folder is open; released by `close`.
     lock: Mutex<Option<std::fs::File>>,
 }
@@ -146,9 +148,8 @@ impl Ledger {
             Writer::new(shared.clone(), reader.clone(), views.clone(), media, hands, keeper, durability, carried)?;
         let places = Arc::new(Semaphore::new(QUEUE));
         let (queue, _) = sync_channel(0);
-        let scrub = Scrub::default();
-        let inner =
-            Inner { shared, reader, history, views, core, signer, scrub, root, queue, places, lock: Mutex::new(lock) };
+        let (scrub, large, lock) = (Scrub::default(), Arc::default(), Mutex::new(lock));
+        let inner = Inner { shared, reader, history, views, core, signer, scrub, root, queue, places, large, lock };
         Ok((Ledger { inner: Arc::new(inner) }, writer))
     }
 
@@ -189,6 +190,16 @@ impl Ledger {
         let replies = Vec::with_capacity(requests.len());
         self.send(Message::Many(Many { requests: requests.into(), replies, answer }))?;
         answered.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// From now on the calls that end are kept for who counts what budgets have posted, until the guard is dropped.
+    pub fn watch(&self) -> Watch {
+        self.inner.shared.watch()
+    }
+
+    /// Waits for the turn of a large `apply`: one at a time.
+    pub async fn turn_to_stage(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.inner.large.clone().lock_owned().await
     }
 
     /// Declared state as of the newest commit; no lock, no I/O.

@@ -170,6 +170,14 @@ impl Media {
         }
     }
 
+    /// Removes a file that nobody has open and that may or may not exist.
+    pub fn remove_file(&self, name: &str) {
+        match self {
+            Media::Folder(dir) => drop(fs::remove_file(dir.join(name))),
+            Media::Memory(memory) => memory.remove(name),
+        }
+    }
+
     /// A file of plain bytes at fixed places, at least `len` bytes long and all of them written once, so that writing
     /// them again changes nothing but the bytes: made, or lengthened with zeros, if it is missing or shorter.
     pub fn open_raw(&self, name: &str, len: u64) -> io::Result<RawFile> {

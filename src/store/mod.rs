@@ -42,7 +42,7 @@ pub use epoch::Begun;
 pub use ledger::{Ledger, Proven};
 pub use scrub::Scrubbed;
 pub use seal::new_secret;
-pub use shared::Gauges;
+pub use shared::{Gauges, Watch};
 pub use signer::Signed;
 pub use stepped::Stepped;
 pub use writer::Decide;

@@ -19,6 +19,26 @@ use super::tiles::WIDTH;
 
 /// The state after the last entry in the journal.
 pub fn recover(reader: &Reader, media: &Media) -> Result<Carried, StoreError> {
+    let mut carried = replayed(reader, media)?;
+    remind(reader, &mut carried)?;
+    Ok(carried)
+}
+
+/// Calls that a snapshot had as open get their words back from their ADMIT, so that a budget made later finds them.
+fn remind(reader: &Reader, carried: &mut Carried) -> Result<(), StoreError> {
+    let oldest = reader.journal.oldest()?.unwrap_or(0);
+    for seq in carried.state.wordless().into_iter().filter(|seq| *seq >= oldest) {
+        for stored in reader.journal.read(seq, 1, false)? {
+            let (_, entry) = stored.raw.open(stored.seq).map_err(damaged)?;
+            if let Body::Admit(admit) = &entry.body {
+                carried.state.remind(seq, admit);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn replayed(reader: &Reader, media: &Media) -> Result<Carried, StoreError> {
     let journal = &reader.journal;
     let Some((size, edge)) = journal.last_edge()? else { return Ok(Carried::genesis(journal.epoch)) };
     journal.give_tiles(reader.tiles_of_pending()?);
@@ -67,7 +87,7 @@ pub fn sealed(reader: &Reader) -> Result<Option<Carried>, StoreError> {
 
 /// The sealed snapshot of a month; `None` in a ledger's first month.
 pub fn sealed_of(reader: &Reader, month: &str) -> Result<Option<Carried>, StoreError> {
-    let Some(Sealed { first, snapshot, persons }) = reader.journal.sealed(month)? else { return Ok(None) };
+    let Some(Sealed { first, snapshot, catalogue, persons }) = reader.journal.sealed(month)? else { return Ok(None) };
     let opening = reader.entries(first, 2)?;
     // An epoch begins with a GAP, its SNAPSHOT follows.
     let after_gap = matches!(opening.first(), Some((Entry { body: Body::Gap { .. }, .. }, _))) && first == 0;
@@ -78,7 +98,7 @@ pub fn sealed_of(reader: &Reader, month: &str) -> Result<Option<Carried>, StoreE
     if Sha256::digest(&snapshot).as_slice() != promised {
         return Err(damaged(format!("the sealed snapshot of {month} does not fit its SNAPSHOT entry {first}")));
     }
-    let mut carried = Carried::decode(&snapshot).map_err(damaged)?;
+    let mut carried = Carried::decode_sealed(&snapshot, catalogue.as_deref()).map_err(damaged)?;
     if carried.size() != first {
         return Err(damaged(format!("the sealed snapshot of {month} is of entry {}, not {first}", carried.size())));
     }
@@ -105,7 +125,7 @@ fn replay(reader: &Reader, mut carried: Carried, size: u64, edge: &[[u8; 32]]) -
             let apply = carried.state.apply(&entry);
             apply.map_err(|e| damaged(format!("entry {} cannot be applied: {e}", stored.seq)))?;
             // Names are all that replay takes from the erasable groups; the many entries of calls have none.
-            if matches!(entry.body, Body::Catalogue { .. }) && leaf.commitments.contains_key(&2) {
+            if matches!(entry.body, Body::Catalogue { .. } | Body::Staged(_)) && leaf.commitments.contains_key(&2) {
                 for (entry, erasable) in reader.entries(stored.seq, 1)? {
                     carried.state.recall(&entry.body, &erasable);
                 }

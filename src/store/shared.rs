@@ -1,12 +1,14 @@
 //! What the writer shows to readers: the state as decided, the declared state and the head as committed, and gauges.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::domain::Catalogue;
+use crate::ledger::entry::Entry;
+use crate::ledger::opening::{Counting, Ended};
 use crate::ledger::state::State;
 use crate::ledger::tree::Tree;
 
@@ -22,7 +24,20 @@ pub struct Shared {
     state: RwLock<State>,
     catalogue: ArcSwap<Catalogue>,
     head: Mutex<Head>,
+    /// How many count what budgets have posted; the calls that end meanwhile.
+    counters: AtomicUsize,
+    ended: Mutex<Ends>,
 }
+
+#[derive(Default)]
+struct Ends {
+    calls: Vec<Ended>,
+    /// Some are not there: too many, or a commit failed.
+    lost: bool,
+}
+
+/// Most calls that are kept while somebody counts: who is slower counts again.
+const MOST_ENDS: usize = 65_536;
 
 impl Shared {
     /// `before`: entries of the epochs before this one.
@@ -42,6 +57,8 @@ impl Shared {
                 at: state.last_ts(),
             }),
             state: RwLock::new(state),
+            counters: AtomicUsize::new(0),
+            ended: Mutex::default(),
         }
     }
 
@@ -58,7 +75,44 @@ impl Shared {
     /// Another state altogether: at start and after a failure.
     pub fn replace(&self, state: State, tree: &Tree) {
         *unpoisoned(self.state.write()) = state;
+        unpoisoned(self.ended.lock()).lost = true;
         self.publish(tree);
+    }
+
+    /// From now on the calls that end are kept, until the guard is dropped.
+    pub fn watch(self: &Arc<Shared>) -> Watch {
+        // The writer notes an end under the lock on the state: none falls between the two lines.
+        let since = self.read(|state| {
+            if self.counters.fetch_add(1, Ordering::SeqCst) == 0 {
+                *unpoisoned(self.ended.lock()) = Ends::default();
+            }
+            state.next_seq()
+        });
+        Watch { shared: self.clone(), before: self.head().before, since }
+    }
+
+    /// Notes the call that an entry ends; before the entry is applied.
+    pub fn note_end(&self, state: &State, entry: &Entry) {
+        if self.counters.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let Some(call) = Ended::by(state, entry) else { return };
+        let mut ends = unpoisoned(self.ended.lock());
+        if ends.calls.len() < MOST_ENDS {
+            ends.calls.push(call);
+        } else {
+            ends.lost = true;
+        }
+    }
+
+    /// Adds the calls that ended since the sums were read. `false`: they are not all there, count again.
+    pub fn catch_up(&self, counting: &mut Counting) -> bool {
+        let ends = unpoisoned(self.ended.lock());
+        ends.calls.iter().for_each(|call| counting.ended(call));
+        if let Some(last) = ends.calls.last() {
+            counting.reached(last.seq + 1);
+        }
+        !ends.lost && self.counters.load(Ordering::SeqCst) > 0
     }
 
     /// What is in the state is on disk now.
@@ -77,6 +131,36 @@ impl Shared {
 
     pub fn head(&self) -> Head {
         unpoisoned(self.head.lock()).clone()
+    }
+}
+
+/// While it lives, calls that end are kept for who counts what budgets have posted.
+pub struct Watch {
+    shared: Arc<Shared>,
+    /// Entries of earlier epochs.
+    before: u64,
+    /// Entries from this sequence on are watched.
+    since: u64,
+}
+
+impl Watch {
+    /// Whether sums as of a position ([`super::history`]) have everything that ended before the watch began: the sequence
+    /// they are as of.
+    pub fn sequence(&self, position: u64) -> Option<u64> {
+        position.checked_sub(self.before).filter(|seq| *seq >= self.since)
+    }
+
+    /// See [`Shared::catch_up`].
+    pub fn catch_up(&self, counting: &mut Counting) -> bool {
+        self.shared.catch_up(counting)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.shared.counters.fetch_sub(1, Ordering::SeqCst) == 1 {
+            unpoisoned(self.shared.ended.lock()).calls = Vec::new();
+        }
     }
 }
 

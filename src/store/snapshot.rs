@@ -1,14 +1,17 @@
 //! The carried state at one instant: what a month's file begins with, and what makes a start quick.
 //!
 //! The *sealed* snapshot lies in the month's file; its SHA-256 stands in the SNAPSHOT entry that opens the month, so that
-//! the month replays alone. It has no names of persons, which must stay erasable: they lie beside it, sealed under the
+//! the month replays alone. The catalogue in it lies beside it as a value of its own, which the snapshot names by its hash:
+//! it is encoded, hashed and on disk before the month turns. It has no names of persons, which must stay erasable: they lie beside it, sealed under the
 //! organisation's data key, and are in no hash. The *running* one is the side file `state.snapshot`: derived, written now and then, and
 //! thrown away when it does not fit the journal.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{Change, Owner};
+use crate::domain::{Catalogue, Change, Owner};
 use crate::ledger::entry::{Body, Erasable, Person};
 use crate::ledger::state::State;
 use crate::ledger::tree::Tree;
@@ -19,6 +22,8 @@ use super::tiles::Tiles;
 pub const FILE: &str = "state.snapshot";
 /// Version of the envelope.
 const VERSION: u8 = 1;
+/// Of the one whose catalogue lies beside it.
+const APART: u8 = 2;
 
 /// State and tree before the entry with sequence `size`.
 #[derive(Clone)]
@@ -38,7 +43,78 @@ struct Envelope {
     state: Vec<u8>,
 }
 
+/// A sealed snapshot without its catalogue, which it names by its hash.
+#[derive(Serialize, Deserialize)]
+struct Apart {
+    epoch: u64,
+    size: u64,
+    edge: Vec<[u8; 32]>,
+    unfinished: Vec<Vec<[u8; 32]>>,
+    catalogue: [u8; 32],
+    state: Vec<u8>,
+}
+
+/// The catalogue as it lies beside a sealed snapshot: made ahead, since it is large and changes rarely.
+#[derive(Clone)]
+pub struct Part {
+    /// What it was made of, names of persons included.
+    pub of: Arc<Catalogue>,
+    pub sha256: [u8; 32],
+    pub bytes: Arc<Vec<u8>>,
+}
+
+impl Part {
+    /// Encodes and hashes a catalogue, without the names of persons.
+    pub fn of(catalogue: Arc<Catalogue>) -> Part {
+        let bytes = postcard::to_stdvec(&catalogue.without_persons()).expect("writing to memory does not fail");
+        Part { of: catalogue, sha256: Sha256::digest(&bytes).into(), bytes: Arc::new(bytes) }
+    }
+}
+
 impl Carried {
+    /// A sealed snapshot whose catalogue lies beside it. `self` is without the names of persons, and `part` is made of
+    /// the same catalogue.
+    pub fn encode_apart(&self, part: &Part) -> Vec<u8> {
+        let apart = Apart {
+            epoch: self.epoch,
+            size: self.tree.size(),
+            edge: self.tree.edge().to_vec(),
+            unfinished: self.tiles.levels().to_vec(),
+            catalogue: part.sha256,
+            state: self.state.encode_apart(),
+        };
+        postcard::to_extend(&apart, vec![APART]).expect("writing to memory does not fail")
+    }
+
+    /// Reads a sealed snapshot of either form. The hash of `snapshot` was found to be the one on record.
+    pub fn decode_sealed(snapshot: &[u8], catalogue: Option<&[u8]>) -> Result<Carried, String> {
+        let Some(rest) = snapshot.strip_prefix(&[APART]) else { return Carried::decode(snapshot) };
+        let damaged = |e: postcard::Error| format!("the snapshot does not decode: {e}");
+        let apart: Apart = postcard::from_bytes(rest).map_err(damaged)?;
+        let catalogue = catalogue.ok_or("the catalogue beside the snapshot is missing")?;
+        if Sha256::digest(catalogue).as_slice() != apart.catalogue {
+            return Err("the catalogue beside the snapshot is not the one it names".into());
+        }
+        let catalogue = postcard::from_bytes(catalogue).map_err(damaged)?;
+        let state = State::decode_apart(&apart.state, catalogue).map_err(|e| format!("the snapshot's state: {e}"))?;
+        Carried::assembled(apart.epoch, apart.size, apart.edge, apart.unfinished, state)
+    }
+
+    fn assembled(
+        epoch: u64,
+        size: u64,
+        edge: Vec<[u8; 32]>,
+        unfinished: Vec<Vec<[u8; 32]>>,
+        state: State,
+    ) -> Result<Carried, String> {
+        let tree = Tree::from_edge(size, edge).map_err(|e| format!("the snapshot's tree: {e}"))?;
+        let tiles = Tiles::from_levels(size, unfinished).ok_or("the snapshot's tiles do not fit")?;
+        if state.next_seq() != size {
+            return Err(format!("the snapshot's state is of entry {}, its tree of {size}", state.next_seq()));
+        }
+        Ok(Carried { epoch, state, tree, tiles })
+    }
+
     /// Before the first entry.
     pub fn genesis(epoch: u64) -> Carried {
         Carried { epoch, state: State::new(), tree: Tree::new(), tiles: Tiles::default() }
@@ -55,8 +131,7 @@ impl Carried {
 
     /// The names of persons, to be sealed beside the snapshot. Empty where there are none.
     pub fn persons(&self) -> Vec<u8> {
-        let named = self.state.catalogue().owners.values().filter(|o| o.name.is_some() || o.email.is_some());
-        let named: Vec<&Owner> = named.map(|owner| &**owner).collect();
+        let named: Vec<&Owner> = self.state.named_owners().collect();
         if named.is_empty() {
             return Vec::new();
         }
@@ -99,16 +174,7 @@ impl Carried {
         let envelope: Envelope =
             postcard::from_bytes(rest).map_err(|e| format!("the snapshot does not decode: {e}"))?;
         let state = State::decode(&envelope.state).map_err(|e| format!("the snapshot's state does not decode: {e}"))?;
-        let tree = Tree::from_edge(envelope.size, envelope.edge).map_err(|e| format!("the snapshot's tree: {e}"))?;
-        let tiles = Tiles::from_levels(envelope.size, envelope.unfinished).ok_or("the snapshot's tiles do not fit")?;
-        if state.next_seq() != envelope.size {
-            return Err(format!(
-                "the snapshot's state is of entry {}, its tree of {}",
-                state.next_seq(),
-                envelope.size
-            ));
-        }
-        Ok(Carried { epoch: envelope.epoch, state, tree, tiles })
+        Carried::assembled(envelope.epoch, envelope.size, envelope.edge, envelope.unfinished, state)
     }
 
     /// The running snapshot's file: SHA-256 of the rest, then the encoded snapshot.

@@ -2,6 +2,8 @@
 
 mod epochs;
 mod evidence;
+mod large;
+mod time;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -381,7 +381,8 @@ impl<'a> Replay<'a> {
         if Sha256::digest(&sealed.snapshot).as_slice() != sha256 {
             return Err(Finding::mismatch(seq, format!("the sealed snapshot of {month} is not the one recorded")));
         }
-        let kept = Carried::decode(&sealed.snapshot).map_err(|what| Finding::mismatch(seq, what))?;
+        let kept = Carried::decode_sealed(&sealed.snapshot, sealed.catalogue.as_deref());
+        let kept = kept.map_err(|what| Finding::mismatch(seq, what))?;
         if sealed.first < seq {
             self.compare_carried_over(&kept, found)?;
         } else if seq > found.first {

@@ -14,7 +14,7 @@ mod mend;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::domain::Micros;
 use crate::ledger::decide::{Decision, decide};
 use crate::ledger::entry::{Body, Entry, Erasable, NewEntry};
+use crate::ledger::opening::Counting;
 use crate::ledger::request::{Reply, Request};
 use crate::ledger::state::State;
 use crate::ledger::tree::Tree;
@@ -37,7 +38,7 @@ use super::media::Media;
 use super::reader::Reader;
 use super::seal;
 use super::shared::Shared;
-use super::snapshot::Carried;
+use super::snapshot::{Carried, Part};
 use super::tiles::{Tile, Tiles};
 use super::time::JournalTime;
 use super::views::Views;
@@ -53,6 +54,9 @@ const GATHER: Duration = Duration::from_micros(300);
 const CROWD: usize = 16;
 /// How often the writer looks round when nobody asks.
 const TICK: Duration = Duration::from_secs(1);
+/// How long before a month ends its successor is made ready, in seconds; and how often that is looked after.
+const PREPARE_AHEAD: i64 = 600;
+const PREPARE_EVERY: Duration = Duration::from_secs(5);
 /// Most entries one request may become: positions in a block have 16 bits.
 const MAX_DECIDED: usize = 60_000;
 
@@ -126,6 +130,9 @@ pub struct Writer {
     /// Requests refused because the month's file could not be written.
     turned_away: u64,
     threads: bool,
+    /// The catalogue as the next month begins with it, and when it was last looked after.
+    part: Arc<Mutex<Option<Part>>>,
+    prepared: Instant,
 }
 
 impl Writer {
@@ -165,6 +172,8 @@ impl Writer {
             broken: None,
             turned_away: 0,
             threads: hands.threads,
+            part: Arc::default(),
+            prepared: Instant::now(),
         })
     }
 
@@ -349,9 +358,23 @@ impl Writer {
     }
 
     fn decide_and_add(&mut self, at: Micros, request: &Request) -> Result<Reply, Failure> {
+        let counted = match request {
+            Request::Counted { request, counting } => Some(self.counted(at, request, counting)?),
+            _ => None,
+        };
+        let request = counted.as_ref().unwrap_or(request);
         let decision = self.shared.read(|state| (self.decide)(state, at, request));
         self.add(at, decision.entries)?;
         Ok(decision.reply)
+    }
+
+    /// The request with the calls that ended since its budgets were counted, the last of them a moment ago.
+    fn counted(&self, at: Micros, request: &Request, counting: &Counting) -> Result<Request, Failure> {
+        let mut counting = counting.clone();
+        if self.shared.catch_up(&mut counting) && counting.openings(at).is_some() {
+            return Ok(Request::Counted { request: Box::new(request.clone()), counting: Box::new(counting) });
+        }
+        Err(Failure::Refused(StoreError::Busy))
     }
 
     /// Gives the entries sequence, time and salts, applies them, and puts them into the block: all or none.
@@ -373,6 +396,7 @@ impl Writer {
         }
         let applied = self.shared.write(|state| {
             prepared.iter().try_for_each(|(entry, erasable, ..)| {
+                self.shared.note_end(state, entry);
                 state.apply(entry)?;
                 state.recall(&entry.body, erasable);
                 Ok::<(), crate::ledger::state::ApplyError>(())
@@ -425,10 +449,13 @@ impl Writer {
     fn begin_month(&mut self, at: Micros) -> Result<(), Failure> {
         let month = at.utc_month();
         let carried = self.carried();
-        let sealed = carried.without_persons().encode();
+        let catalogue = carried.state.catalogue();
+        let ready = unpoisoned(self.part.lock()).take().filter(|part| Arc::ptr_eq(&part.of, catalogue));
+        let part = ready.unwrap_or_else(|| Part::of(catalogue.clone()));
+        let sealed = carried.without_persons().encode_apart(&part);
         let names = carried.persons();
         let sha256 = Sha256::digest(&sealed).into();
-        let body = Body::Snapshot { month: month.clone(), sha256, bytes: sealed.len() as u64 };
+        let body = Body::Snapshot { month: month.clone(), sha256, bytes: (sealed.len() + part.bytes.len()) as u64 };
         let root = self.tree.root();
         let first = self.tree.size();
         let persons = match &self.reader.keys {
@@ -439,7 +466,14 @@ impl Writer {
             _ => None,
         };
         self.add(at, vec![NewEntry { body, reference: None, erasable: Erasable::default() }])?;
-        let opening = Opening { month: &month, first, root, snapshot: Some(&sealed), persons: persons.as_deref() };
+        let opening = Opening {
+            month: &month,
+            first,
+            root,
+            snapshot: Some(&sealed),
+            catalogue: Some(&part),
+            persons: persons.as_deref(),
+        };
         let pending = self.take_block();
         self.reader.journal.begin(&opening, pending).map_err(Failure::Broken)?;
         self.committed();
@@ -487,7 +521,14 @@ impl Writer {
         }
         // The very first entries of a ledger: nothing is carried over.
         let month = pending.commit.at.utc_month();
-        let opening = Opening { month: &month, first: 0, root: Tree::new().root(), snapshot: None, persons: None };
+        let opening = Opening {
+            month: &month,
+            first: 0,
+            root: Tree::new().root(),
+            snapshot: None,
+            catalogue: None,
+            persons: None,
+        };
         self.reader.journal.begin(&opening, pending)
     }
 
@@ -514,6 +555,32 @@ impl Writer {
         if self.keeper.wants_snapshot(head.size) {
             self.keeper.snapshot(self.carried());
         }
+        self.prepare_month();
+    }
+
+    /// Shortly before a month ends, has the next one's file made, with the catalogue it begins with: the turn then has only
+    /// what is small to encode and to write. A change of the catalogue has it made again.
+    fn prepare_month(&mut self) {
+        if self.threads && self.prepared.elapsed() < PREPARE_EVERY {
+            return;
+        }
+        self.prepared = Instant::now();
+        let next = self.shared.clock.now().plus_seconds(PREPARE_AHEAD).utc_month();
+        if self.reader.journal.month().is_none_or(|month| month >= next) {
+            return;
+        }
+        let catalogue = self.shared.catalogue();
+        if unpoisoned(self.part.lock()).as_ref().is_some_and(|part| Arc::ptr_eq(&part.of, &catalogue)) {
+            return;
+        }
+        let (journal, place) = (self.reader.journal.clone(), self.part.clone());
+        self.keeper.run(Box::new(move || {
+            let part = Part::of(catalogue);
+            match journal.prepare(&next, &part) {
+                Ok(()) => *unpoisoned(place.lock()) = Some(part),
+                Err(error) => tracing::warn!(%error, month = next, "the next month's file cannot be made ready"),
+            }
+        }));
     }
 
     pub(super) fn feeder(&self) -> &Feeder {

@@ -98,6 +98,14 @@ fn declared_budget() -> Budget {
     budget
 }
 
+fn staged(body: Body) -> Body {
+    Body::Staged(Box::new(body))
+}
+
+fn apply(step: ApplyStep, openings: Vec<BudgetOpening>) -> Body {
+    Body::Apply(Box::new(Apply { actor: "file".into(), step, first: 4, count: 3, sha256: [6; 32], openings }))
+}
+
 fn catalogue(change: Change) -> Body {
     Body::Catalogue { actor: "operator:ada".into(), change: Box::new(change) }
 }
@@ -186,6 +194,25 @@ fn samples() -> Vec<(&'static str, Body)> {
             },
         ),
         ("cut off", Body::CutOff { epoch: 0, admit: 4_711, cost: Some(Money(1)) }),
+        ("key, staged", staged(catalogue(Change::Key(testing::KEY.into(), Some(testing::key()))))),
+        ("budget, staged", {
+            let (actor, id, opening) = ("file".into(), "month".into(), vec![]);
+            staged(Body::Budget { actor, id, budget: Some(Box::new(declared_budget())), opening })
+        }),
+        ("price removed, staged", {
+            let change = Change::Price { provider: "openai".into(), model: "own".into(), prices: vec![] };
+            staged(Body::Price { actor: "file".into(), change: Box::new(change) })
+        }),
+        ("openings of what is staged", {
+            let (budget, period) = ("month".into(), "2026-11@UTC".into());
+            apply(ApplyStep::Openings, vec![BudgetOpening { budget, period, posted: 5 }])
+        }),
+        ("effect of what is staged", apply(ApplyStep::Effect, vec![])),
+        ("what was staged is dropped", apply(ApplyStep::Dropped, vec![])),
+        ("extend", {
+            let hold = BudgetHold { budget: "month".into(), period: "2026-11@UTC".into(), amount: 9 };
+            Body::Extend { holds: vec![hold] }
+        }),
     ]
 }
 

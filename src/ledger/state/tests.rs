@@ -1,7 +1,7 @@
 //! The state after entries that cannot follow, kinds of a later version, and states that are not whole.
 
 use super::*;
-use crate::domain::Service;
+use crate::domain::{Budget, Enforcement, Key, PeriodKind, Service};
 use crate::ledger::entry::Body;
 use crate::ledger::testing::*;
 
@@ -53,8 +53,8 @@ fn a_state_that_is_not_whole_is_refused() {
     assert_eq!(State::decode(&bytes).unwrap(), bench.state);
     assert_eq!(State::decode(b"something else"), Err(StateError::Foreign));
     let mut newer = bytes.clone();
-    newer[5] = 2;
-    assert_eq!(State::decode(&newer), Err(StateError::Version { found: 2 }));
+    newer[5] = 9;
+    assert_eq!(State::decode(&newer), Err(StateError::Version { found: 9 }));
     for cut in 0..bytes.len() {
         assert!(State::decode(&bytes[..cut]).is_err(), "{cut}");
     }
@@ -70,4 +70,51 @@ fn a_catalogue_once_read_stays_as_it_was() {
     assert!(!before.services.contains_key("svc-2"));
     assert!(bench.state.catalogue().services.contains_key("svc-2"));
     assert!(Arc::ptr_eq(&before.services["svc"], &bench.state.catalogue().services["svc"]), "pointers are copied");
+}
+
+#[test]
+fn the_state_grows_with_what_is_declared_and_open_and_not_with_what_was() {
+    let every = |id: &str, period| Budget { period, ..budget(id, Metric::Usd, 1 << 100, Enforcement::Alert) };
+    let periods =
+        [("m", PeriodKind::Minute), ("h", PeriodKind::Hour), ("d", PeriodKind::Day), ("t", PeriodKind::Total)];
+    let mut bench = Bench::new(periods.map(|(id, period)| every(id, period)).into());
+    bench.declare(vec![Change::Key(KEY.into(), Some(Key { expires_at: None, ..key() }))]);
+    let (mut sizes, mut call) = (Vec::new(), 0);
+    for _ in 0..5 {
+        // A call a minute for a day and a bit; every tenth ends five hours late.
+        for _ in 0..1_500 {
+            call += 1;
+            bench.at = bench.at.plus_seconds(60);
+            bench.admit(admit(call, usd("0.1")));
+            let ends = if call % 10 == 0 { call.checked_sub(300) } else { Some(call) };
+            ends.into_iter().for_each(|call| drop(bench.settle(call, settle(Some(usd("0.05")), 7))));
+        }
+        assert_eq!(bench.state.running().count(), 30);
+        sizes.push(bench.state.encode().len());
+        bench.entries.clear();
+    }
+    let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+    assert!(most - least < 200, "{sizes:?}");
+}
+
+/// What a change costs is seen in what is shared afterwards, not by a clock.
+#[test]
+fn a_change_copies_next_to_nothing_of_what_is_declared() {
+    let mut bench = Bench::new(vec![]);
+    let keys = (0..5_000).map(|n| {
+        let id = format!("wbk_p{n:011}");
+        Change::Key(id.clone(), Some(Key { id, ..key() }))
+    });
+    let budgets = (0..1_000).map(|n| {
+        let id = format!("b-{n}");
+        let matches = [(crate::domain::Dimension::Run, id.clone())].into();
+        Change::Budget(id.clone(), Some(Budget { id, matches, ..hard("b", "1") }))
+    });
+    bench.declare(keys.chain(budgets).collect());
+    let snapshot = bench.state.clone();
+    bench.declare(vec![Change::Service("one".into(), Some(Service { id: "one".into(), ..service() }))]);
+    let (before, after) = (snapshot.catalogue(), bench.state.catalogue());
+    assert!(before.keys.ptr_eq(&after.keys) && before.budgets.ptr_eq(&after.budgets), "untouched maps are the same");
+    assert!(!before.services.ptr_eq(&after.services));
+    assert_eq!(before.services.len() + 1, after.services.len());
 }
