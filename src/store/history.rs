@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use crate::ledger::entry::{Body, Entry, Erasable};
+use crate::ledger::tree;
 
-use super::StoreError;
 use super::journal::{Journal, Mode};
 use super::media::Media;
 use super::reader::{MAX_READ, Reader};
+use super::{Head, StoreError};
 
 /// The epochs before the present one, oldest first, and the present one.
 pub struct History {
@@ -22,6 +23,8 @@ pub struct History {
 struct Past {
     reader: Arc<Reader>,
     size: u64,
+    /// By the right edge that was stored with the last entry.
+    root: [u8; 32],
 }
 
 /// Where an entry is.
@@ -33,29 +36,47 @@ pub struct Spot<'a> {
     pub size: Option<u64>,
 }
 
+/// Size and root of an epoch's tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree {
+    pub size: u64,
+    pub root: [u8; 32],
+}
+
+impl Past {
+    fn open(media: &Media, current: &Reader, epoch: u64) -> Result<Past, StoreError> {
+        let journal = Journal::open_epoch(media.clone(), Mode::Read, epoch)?;
+        let (size, edge) = journal.last_edge()?.unwrap_or_default();
+        let tree = tree::Tree::from_edge(size, edge);
+        let root = tree.map_err(|e| StoreError::Damaged { file: "journal".into(), what: e.to_string() })?.root();
+        let reader = Arc::new(Reader { journal: Arc::new(journal), keys: current.keys.clone() });
+        Ok(Past { reader, size, root })
+    }
+}
+
 impl History {
     pub fn open(media: &Media, current: Arc<Reader>) -> Result<History, StoreError> {
         let mut past = Vec::new();
         for epoch in Journal::epochs(media)?.into_iter().filter(|epoch| *epoch < current.journal.epoch) {
-            match Journal::open_epoch(media.clone(), Mode::Read, epoch) {
-                Ok(journal) => {
-                    let size = journal.size();
-                    past.push(Past {
-                        reader: Arc::new(Reader { journal: Arc::new(journal), keys: current.keys.clone() }),
-                        size,
-                    });
-                }
+            match Past::open(media, &current, epoch) {
+                Ok(opened) => past.push(opened),
                 Err(error) => tracing::error!(%error, epoch, "an older epoch of the journal cannot be read"),
             }
         }
         Ok(History { past, current })
     }
 
+    /// Every epoch with its tree, the present one as of `head`.
+    pub fn epochs(&self, head: &Head) -> Vec<(Arc<Reader>, Tree)> {
+        let past = self.past.iter().map(|past| (past.reader.clone(), Tree { size: past.size, root: past.root }));
+        past.chain([(self.current.clone(), Tree { size: head.size, root: head.root })]).collect()
+    }
+
     /// The entry at a position, or the first one after it.
     pub fn spot(&self, position: u64) -> Spot<'_> {
         let past = self.past.iter().find(|past| position < past.reader.journal.before + past.size);
         match past {
-            Some(Past { reader, size }) => {
+            Some(Past { reader, size, .. }) => {
                 Spot { reader, seq: position.saturating_sub(reader.journal.before), size: Some(*size) }
             }
             None => {

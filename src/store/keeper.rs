@@ -21,10 +21,12 @@ use super::{Head, StoreError};
 /// Name of the side file.
 pub const HEAD_LOG: &str = "head.log";
 const HEAD_EVERY: Duration = Duration::from_secs(5);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+const CHECKPOINT_ENTRIES: u64 = 4_096;
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(60);
 const SNAPSHOT_ENTRIES: u64 = 20_000;
-/// `head.log` is cut to its last part at start when it has grown past this, in bytes.
-const HEAD_LOG_LIMIT: usize = 8 << 20;
+/// `head.log` is cut to its last part when it has grown past this, in bytes.
+pub const HEAD_LOG_LIMIT: usize = 8 << 20;
 const HEAD_LOG_KEPT: usize = 1 << 20;
 
 enum Job {
@@ -43,7 +45,7 @@ impl Job {
                 }
                 return;
             }
-            Job::Head(line) => (HEAD_LOG, media.append_side(HEAD_LOG, line.as_bytes())),
+            Job::Head(line) => (HEAD_LOG, signer.append(&line)),
             Job::Snapshot(carried) => (snapshot::FILE, media.replace_side(snapshot::FILE, &carried.to_file())),
             Job::Other(job) => return job(),
         };
@@ -61,6 +63,9 @@ pub struct Keeper {
     thread: Option<JoinHandle<()>>,
     head_at: Instant,
     noted: u64,
+    /// Entries of the last checkpoint that was asked for.
+    asked: u64,
+    asked_at: Instant,
     snapshot_at: Instant,
     snapshot_size: u64,
 }
@@ -75,9 +80,12 @@ impl Keeper {
         let thread = thread.transpose();
         let thread = thread.map_err(|e| StoreError::Unwritable(format!("no thread for side files: {e}")))?;
         let now = Instant::now();
+        let asked = signer.last().map_or(0, |signed| signed.size);
         Ok(Keeper {
             media,
             signer,
+            asked,
+            asked_at: now,
             jobs: Some(jobs),
             thread,
             head_at: now,
@@ -105,14 +113,21 @@ impl Keeper {
 
     /// Notes the head if it moved and it is time, and has it signed when that is due.
     pub fn note_head(&mut self, head: &Head) {
-        if self.signer.is_due(head.size) {
-            self.hand_over(Job::Checkpoint(Box::new(head.clone())));
+        if self.wants_checkpoint(head.size) && self.hand_over(Job::Checkpoint(Box::new(head.clone()))) {
+            (self.asked, self.asked_at) = (head.size, Instant::now());
         }
         let due = self.thread.is_none() || self.head_at.elapsed() >= HEAD_EVERY;
         if head.size != self.noted && due && self.hand_over(Job::Head(line(head))) {
             self.head_at = Instant::now();
             self.noted = head.size;
         }
+    }
+
+    /// Whether a checkpoint is due, by what was asked for: the signer's own state is locked while it signs.
+    fn wants_checkpoint(&self, size: u64) -> bool {
+        let new = size.saturating_sub(self.asked);
+        let due = new >= CHECKPOINT_ENTRIES || (new > 0 && self.asked_at.elapsed() >= CHECKPOINT_EVERY);
+        due && self.signer.is_ready()
     }
 
     /// Whether a running snapshot is due.
@@ -132,12 +147,12 @@ impl Keeper {
     /// Ends the thread, then signs the end and writes both files as of it.
     pub fn close(&mut self, head: &Head, carried: Carried) -> Result<(), StoreError> {
         self.stop();
-        if self.signer.vkey().is_some() {
+        if self.signer.is_ready() {
             self.signer.sign(head)?;
         }
         let unwritable = |e: std::io::Error| StoreError::Unwritable(e.to_string());
         if head.size != self.noted {
-            self.media.append_side(HEAD_LOG, line(head).as_bytes()).map_err(unwritable)?;
+            self.signer.append(&line(head)).map_err(unwritable)?;
         }
         self.media.replace_side(snapshot::FILE, &carried.to_file()).map_err(unwritable)
     }

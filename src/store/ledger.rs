@@ -358,7 +358,7 @@ impl Ledger {
     /// Blocks.
     pub fn scrub(&self, bytes: u64) -> bool {
         let now = self.inner.shared.clock.now();
-        self.inner.scrub.step(&self.inner.reader, &self.head(), now, bytes)
+        self.inner.scrub.step(&self.inner.history, &self.head(), now, bytes)
     }
 
     /// How far the scrub is and what it found.

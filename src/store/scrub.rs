@@ -1,18 +1,20 @@
 //! Reads what is stored again, slowly, and holds it against its hashes: a disk that forgets is found before an auditor does.
 //!
-//! A pass goes from the oldest entry to where the journal stood when the pass began, a tile's entries at a time: every
+//! A pass goes from the oldest entry of the oldest epoch to where the journal stood when the pass began, a tile's entries
+//! at a time: every
 //! leaf and commitment, the leaves against their tile, each full tile against the one above it, and at the end the root
 //! of all of it against the head. A step reads about as many bytes as it is told, in short read transactions, and
 //! remembers where it was; the next one goes on there. What does not fit is logged once, named by file and entry, and
 //! counted; the pass goes on behind it. Nothing is mended here: a backup is, by an operator.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::domain::Micros;
 use crate::domain::time::SECOND;
 use crate::ledger::tree;
 
+use super::history::{History, Tree};
 use super::journal::Stored;
 use super::reader::Reader;
 use super::tiles::{BYTES, WIDTH, hashes, tile_end};
@@ -43,8 +45,10 @@ pub struct Scrubbed {
 #[derive(Default)]
 struct Progress {
     shown: Scrubbed,
-    /// The head of the pass under way.
-    pass: Option<Head>,
+    /// The pass under way: the epochs to be read, the present one last.
+    pass: VecDeque<(Arc<Reader>, Tree)>,
+    /// The entry of its first epoch that is read next.
+    next: u64,
     told: BTreeSet<String>,
 }
 
@@ -69,54 +73,55 @@ impl Scrub {
     }
 
     /// Reads on, about `budget` bytes, or begins a pass if one is due. False: there is nothing to do now.
-    pub fn step(&self, reader: &Reader, head: &Head, now: Micros, budget: u64) -> bool {
+    pub fn step(&self, history: &History, head: &Head, now: Micros, budget: u64) -> bool {
         // One at a time; who comes second goes away.
         let Ok(mut progress) = self.progress.try_lock() else { return false };
-        if progress.pass.is_none() && !progress.begin(reader, head, now) {
+        if progress.pass.is_empty() && !progress.begin(history, head, now) {
             return false;
         }
         let end = progress.shown.bytes + budget;
         while progress.shown.bytes < end {
-            let Some(pass) = progress.pass.clone() else { break };
-            if progress.shown.at >= pass.size {
-                progress.finish(reader, &pass, now);
-                break;
+            let Some((reader, tree)) = progress.pass.front().cloned() else { break };
+            if progress.next >= tree.size {
+                progress.finish(&reader, &tree, now);
+            } else {
+                progress.stretch(&reader, tree.size);
             }
-            progress.stretch(reader, &pass);
         }
         true
     }
 }
 
 impl Progress {
-    fn begin(&mut self, reader: &Reader, head: &Head, now: Micros) -> bool {
+    fn begin(&mut self, history: &History, head: &Head, now: Micros) -> bool {
         let due = self.shown.finished_at.is_none_or(|at| now.0 - at.0 >= EVERY);
         if !due || head.size == 0 {
             return false;
         }
-        let first = match reader.journal.oldest() {
-            Ok(first) => first.unwrap_or(0),
-            Err(error) => {
-                self.found(format!("{error}"));
-                0
-            }
-        };
-        self.pass = Some(head.clone());
-        (self.shown.at, self.shown.of) = (first, head.size);
+        self.pass = history.epochs(head).into();
+        (self.shown.at, self.shown.of) = (0, self.pass.iter().map(|(_, tree)| tree.size).sum());
+        self.open();
         true
     }
 
+    /// Goes to the first entry there is of the epoch that is next.
+    fn open(&mut self) {
+        let Some((reader, _)) = self.pass.front().cloned() else { return };
+        self.next = reader.journal.oldest().ok().flatten().unwrap_or(0);
+        self.shown.at += self.next;
+    }
+
     /// The entries of one tile, or what there is of it.
-    fn stretch(&mut self, reader: &Reader, pass: &Head) {
-        let from = self.shown.at;
-        let end = (from / WIDTH + 1) * WIDTH;
-        let to = end.min(pass.size);
+    fn stretch(&mut self, reader: &Reader, size: u64) {
+        let from = self.next;
+        let to = ((from / WIDTH + 1) * WIDTH).min(size);
         if let Err(error) = self.compare(reader, from, to) {
             // The error names the file where it knows it.
             let file = reader.journal.file_name_of(from).unwrap_or_else(|| "journal".into());
             self.found(format!("`{file}`, entries {from} to {}: {error}", to - 1));
         }
-        self.shown.at = to;
+        self.next = to;
+        self.shown.at += to - from;
     }
 
     fn compare(&mut self, reader: &Reader, from: u64, to: u64) -> Result<(), StoreError> {
@@ -180,15 +185,19 @@ impl Progress {
         Ok(hashes(&tile.ok_or_else(missing)?))
     }
 
-    fn finish(&mut self, reader: &Reader, pass: &Head, now: Micros) {
-        match reader.root(pass.size) {
-            Ok(root) if root == pass.root => {}
-            Ok(_) => self.found(format!("the tiles do not give the root of the first {} entries", pass.size)),
-            Err(error) => self.found(format!("the root of the first {} entries: {error}", pass.size)),
+    fn finish(&mut self, reader: &Reader, tree: &Tree, now: Micros) {
+        let what = format!("the first {} entries of epoch {}", tree.size, reader.journal.epoch);
+        match reader.root(tree.size) {
+            Ok(root) if root == tree.root => {}
+            Ok(_) => self.found(format!("the tiles do not give the root of {what}")),
+            Err(error) => self.found(format!("the root of {what}: {error}")),
         }
-        self.pass = None;
-        self.shown.passes += 1;
-        self.shown.finished_at = Some(now);
+        self.pass.pop_front();
+        self.open();
+        if self.pass.is_empty() {
+            self.shown.passes += 1;
+            self.shown.finished_at = Some(now);
+        }
     }
 
     fn found(&mut self, what: String) {

@@ -9,11 +9,11 @@
 //! a rollback ([`super::promise`]). What was signed last binds the next: a smaller tree, or one that does not begin with
 //! it, is refused, and that is shown by a consistency proof from the stored tiles, not by what the writer says.
 //!
-//! The schedule ([`Signer::is_due`]): every minute if the size changed, every 4,096 entries, at the end, and whenever
-//! somebody asks for a proof or a checkpoint. The keeper's thread signs; the path of a call knows nothing of it.
+//! The schedule is the keeper's: every minute if the size changed, every 4,096 entries, at the end; and whenever somebody
+//! asks for a proof or a checkpoint. The keeper's thread signs; the path of a call knows nothing of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -29,8 +29,6 @@ use super::seal::random;
 use super::writer::unpoisoned;
 use super::{Head, StoreError};
 
-const EVERY: Duration = Duration::from_secs(60);
-const EVERY_ENTRIES: u64 = 4_096;
 /// Longest organisation name in an origin, in characters.
 const MAX_NAME: usize = 64;
 
@@ -71,7 +69,6 @@ struct State {
     /// Being rotated to.
     next: Option<Key>,
     last: Option<Signed>,
-    signed_at: Option<Instant>,
 }
 
 /// The one signer of a data folder.
@@ -80,7 +77,10 @@ pub struct Signer {
     core: Arc<Core>,
     reader: Arc<Reader>,
     state: Mutex<State>,
-    started: Instant,
+    /// A key is on record.
+    ready: AtomicBool,
+    /// Bytes appended to `head.log` since it was cut; held while one is.
+    log: Mutex<usize>,
 }
 
 impl Signer {
@@ -92,12 +92,14 @@ impl Signer {
         let noted = keeper::read_head_log(&media)?.into_iter().filter(|line| line.epoch == epoch);
         let noted = noted.filter_map(Signed::from_line).max_by_key(|signed| signed.size);
         let last = kept.into_iter().chain(noted).max_by_key(|signed| signed.size);
-        let mut state = State { key: load(&core, KEY)?, next: load(&core, NEXT_KEY)?, last, signed_at: None };
+        let mut state = State { key: load(&core, KEY)?, next: load(&core, NEXT_KEY)?, last };
         // A key signs under the origin of one epoch.
         let origin_ends = format!("/{epoch}");
         state.key = state.key.filter(|key| key.row.origin.ends_with(&origin_ends));
         state.next = state.next.filter(|key| key.row.origin.ends_with(&origin_ends));
-        Ok(Signer { media, core, reader, state: Mutex::new(state), started: Instant::now() })
+        let ready = AtomicBool::new(state.key.as_ref().is_some_and(|key| key.row.announced));
+        let size = media.read_side(keeper::HEAD_LOG).ok().flatten().map_or(0, |bytes| bytes.len());
+        Ok(Signer { media, core, reader, state: Mutex::new(state), ready, log: Mutex::new(size) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -122,7 +124,9 @@ impl Signer {
         let mut state = self.lock();
         let Some(key) = state.key.as_mut() else { return Ok(()) };
         key.row.announced = true;
-        self.core.put_ledger_rows(&[(KEY, Core::ledger_bytes(&key.row))], &[])
+        self.core.put_ledger_rows(&[(KEY, Core::ledger_bytes(&key.row))], &[])?;
+        self.ready.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Makes the next key, or finds the one that a crash left half-way; its vkey.
@@ -162,7 +166,6 @@ impl Signer {
             Ok(signed) => {
                 state.key = Some(Key { row, signer: next.signer });
                 state.last = Some(signed.clone());
-                state.signed_at = Some(Instant::now());
                 Ok(signed)
             }
             Err(error) => {
@@ -190,14 +193,9 @@ impl Signer {
         self.lock().key.as_ref().filter(|key| key.row.announced).map(Key::vkey)
     }
 
-    /// Whether a tree of `size` entries is to be signed by the clock or for its growth.
-    pub fn is_due(&self, size: u64) -> bool {
-        let state = self.lock();
-        if !state.key.as_ref().is_some_and(|key| key.row.announced) {
-            return false;
-        }
-        let new = size.saturating_sub(state.last.as_ref().map_or(0, |last| last.size));
-        new >= EVERY_ENTRIES || (new > 0 && state.signed_at.unwrap_or(self.started).elapsed() >= EVERY)
+    /// Whether there is a key to sign with; takes no lock.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
     }
 
     /// Signs the head, unless it is signed already. Refuses what does not continue what was signed last.
@@ -213,7 +211,6 @@ impl Signer {
         let signed = Signed { epoch: head.epoch, size: head.size, root: head.root, note };
         self.keep(&signed, &[], &[])?;
         state.last = Some(signed.clone());
-        state.signed_at = Some(Instant::now());
         Ok(signed)
     }
 
@@ -241,12 +238,26 @@ impl Signer {
     /// On disk before anybody has it, in the order the start relies on.
     fn keep(&self, signed: &Signed, rows: &[(&str, Vec<u8>)], gone: &[&str]) -> Result<(), StoreError> {
         let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{}`: {e}", keeper::HEAD_LOG));
-        self.media.append_side(keeper::HEAD_LOG, signed.line().as_bytes()).map_err(unwritable)?;
+        self.append(&signed.line()).map_err(unwritable)?;
         let mut all = vec![(SIGNED, Core::ledger_bytes(signed))];
         all.extend(rows.iter().map(|(name, bytes)| (*name, bytes.clone())));
         self.core.put_ledger_rows(&all, gone)?;
         if let Err(error) = self.reader.journal.put_checkpoint(signed.size, &signed.note) {
             tracing::warn!(%error, size = signed.size, "a checkpoint is signed and not in the journal's file");
+        }
+        Ok(())
+    }
+
+    /// Adds a line to `head.log`, and cuts the file where it has grown long.
+    pub fn append(&self, line: &str) -> std::io::Result<()> {
+        let mut size = unpoisoned(self.log.lock());
+        self.media.append_side(keeper::HEAD_LOG, line.as_bytes())?;
+        *size += line.len();
+        if *size > keeper::HEAD_LOG_LIMIT {
+            *size = 0;
+            if let Err(error) = keeper::shorten(&self.media) {
+                tracing::warn!(%error, "`head.log` was not cut");
+            }
         }
         Ok(())
     }

@@ -222,6 +222,11 @@ fn l04_a_new_epoch_that_is_deleted_is_missed_and_a_further_one_follows() {
         let ended = ledger.call(CallId(call)).unwrap().unwrap();
         assert_eq!(ended.outcome == Outcome::Interrupted, call == 23 || call == 215, "{call}");
     }
+    // The scrub goes through all of them.
+    while ledger.scrub(1 << 20) {}
+    let scrubbed = ledger.scrubbed();
+    let head = ledger.head();
+    assert_eq!((scrubbed.passes, scrubbed.at, scrubbed.findings), (1, head.position(), 0), "{scrubbed:?}");
     close(ledger);
     let found = verified(&memory);
     assert_eq!(found.epoch, 2);

@@ -537,6 +537,46 @@ fn l10_a_clock_set_back_two_hours_sets_no_entry_back_and_is_on_record() {
     verified(&memory);
 }
 
+/// Without anybody asking: the keeper signs as the ledger grows, and the side file stays bounded.
+#[test]
+fn four_thousand_entries_are_signed_without_being_asked() {
+    let memory = Memory::new();
+    let ledger = Ledger::open_memory(&memory, options()).unwrap();
+    ledger.start_signing().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut call = 0;
+    while ledger.last_checkpoint().is_none() {
+        assert!(Instant::now() < deadline, "not signed after {} entries", ledger.head().size);
+        ledger.submit_all((call..call + 500).map(admit).collect()).unwrap();
+        call += 500;
+    }
+    let signed = ledger.last_checkpoint().unwrap();
+    assert!(signed.size >= 4_096, "{signed:?}");
+    close(ledger);
+    verified(&memory);
+}
+
+#[test]
+fn a_head_log_that_grows_long_is_cut_while_it_is_written_and_keeps_its_end() {
+    let memory = Memory::new();
+    let ledger = signed_ledger(&memory, 3);
+    let head = ledger.head();
+    let root = data_encoding::HEXLOWER.encode(&head.root);
+    let line = format!("0 {} {root}\n", head.size);
+    let many = line.repeat(2_000);
+    for _ in 0..(9 << 20) / many.len() {
+        ledger.signer().append(&many).unwrap();
+    }
+    ledger.submit_all(vec![admit(70)]).unwrap();
+    let signed = ledger.checkpoint().unwrap();
+    let length = media(&memory).read_side(HEAD_LOG).unwrap().unwrap().len();
+    assert!(length < 4 << 20, "{length}");
+    close(ledger);
+    let ledger = Ledger::open_memory(&memory, options()).unwrap();
+    assert_eq!(ledger.last_checkpoint(), Some(signed));
+    close(ledger);
+}
+
 /// How long a proof takes in a ledger of some size, printed: `cargo test -- --nocapture`.
 #[test]
 fn a_proof_of_one_call_is_made_without_reading_the_ledger() {

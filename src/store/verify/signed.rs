@@ -21,6 +21,10 @@ impl Replay<'_> {
     /// A checkpoint from elsewhere that the journal is shorter than, or that lies before what is replayed.
     pub(super) fn begin_since(&mut self, found: &Verification) -> Result<(), Finding> {
         let Some(since) = &self.signed.since else { return Ok(()) };
+        if since.size > found.size && matches!(self.kind, Kind::Present { alone: false, .. }) {
+            let what = format!("a server is at work and its files have {} entries so far: try again", found.size);
+            return Err(Finding { verdict: Verdict::Malformed, entry: None, what });
+        }
         if since.size > found.size {
             let what = format!("rollback: the checkpoint named has {} entries, the journal {}", since.size, found.size);
             return Err(Finding::forked(what));
