@@ -26,7 +26,7 @@
 pub mod feed;
 pub mod log;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,6 +57,8 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta.v1");
 
 /// Format of the files this version writes, and the newest it reads.
 pub const FORMAT: u64 = 1;
+/// Roots of tiles remembered; the right edge of a tree is made of at most 255 a level.
+const KNOWN_ROOTS: usize = 4_096;
 /// Files of past months kept open at once.
 const OPEN_PAST: usize = 4;
 
@@ -134,6 +136,8 @@ pub struct Journal {
     fed: AtomicU64,
     /// Held while a feed is under way.
     growing: Mutex<Growing>,
+    /// Roots of full tiles, as proofs found them: the unfinished tiles on the right edge are made of them.
+    roots: Mutex<HashMap<(u8, u64), [u8; 32]>>,
     /// The file of the month to come, once it is made.
     ahead: Mutex<Option<Ahead>>,
 }
@@ -216,6 +220,7 @@ impl Journal {
             pending: Mutex::default(),
             fed: AtomicU64::new(0),
             growing: Mutex::default(),
+            roots: Mutex::default(),
             ahead: Mutex::default(),
         }
     }
@@ -233,6 +238,7 @@ impl Journal {
         let mut growing = unpoisoned(self.growing.lock());
         *growing = Growing::Unknown;
         *unpoisoned(self.ahead.lock()) = None;
+        unpoisoned(self.roots.lock()).clear();
         self.close_files()?;
         let own = |name: &String| month_of(name).filter(|(epoch, _)| *epoch == self.epoch).map(|(_, month)| month);
         let mut names: Vec<String> = self.media.names()?.iter().filter_map(own).collect();
@@ -481,6 +487,20 @@ impl Journal {
             }
         }
         Ok(None)
+    }
+
+    /// The root of a full tile, if a proof has needed it before.
+    pub fn known_root(&self, level: u8, index: u64) -> Option<[u8; 32]> {
+        unpoisoned(self.roots.lock()).get(&(level, index)).copied()
+    }
+
+    /// Remembers the root of a full tile, which no entry can change any more.
+    pub fn remember_root(&self, level: u8, index: u64, root: [u8; 32]) {
+        let mut roots = unpoisoned(self.roots.lock());
+        if roots.len() >= KNOWN_ROOTS {
+            roots.clear();
+        }
+        roots.insert((level, index), root);
     }
 
     /// Entries from `from` on, at least one whole block's rest if there is any, until `limit` are read; in one short

@@ -181,9 +181,14 @@ impl Nodes<'_> {
         if level == 0 {
             return self.leaf(number);
         }
+        if let Some(root) = self.reader.journal.known_root(level - 1, number) {
+            return Ok(root);
+        }
         // The tile below is full, else this hash would not be in the tree.
         let below = hashes(self.tile(level - 1, number)?);
-        Ok(tree::root_of(&below))
+        let root = tree::root_of(&below);
+        self.reader.journal.remember_root(level - 1, number, root);
+        Ok(root)
     }
 
     fn leaf(&mut self, seq: u64) -> Result<[u8; 32], StoreError> {
