@@ -12,7 +12,6 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 
 use crate::dialect::{CallFacts, Dialect, Metering, RequestHead};
-use crate::domain::catalogue::covers;
 use crate::domain::{Attribution, Budget, Code, Component, Dimension, Money, Provider, Refusal};
 use crate::policy;
 use crate::pricing::{PriceBook, PriceContext, UpperBound};
@@ -220,7 +219,7 @@ pub(super) fn hard_budgets<'a>(
     facts: &'a CallFacts,
 ) -> impl Iterator<Item = &'a Arc<Budget>> {
     let of = |d| value(who, &provider.id, facts.model.as_deref(), d);
-    snapshot.hard.iter().filter(move |budget| covers(&budget.matches, of))
+    snapshot.hard.covering(of).into_iter().map(|covered| &covered.budget)
 }
 
 /// Asks the policies; what they allow beside the model comes back.

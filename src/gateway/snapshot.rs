@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use secrecy::SecretString;
 
-use crate::domain::{Budget, Catalogue, Enforcement, Policy, Provider};
+use crate::domain::{Catalogue, Enforcement, Policy, Provider};
+use crate::ledger::index::BudgetIndex;
 use crate::pricing::PriceBook;
 
 const SECRETS_FOR: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ pub struct Snapshot {
     pub providers: Vec<Arc<Provider>>,
     pub policies: Vec<Arc<Policy>>,
     /// Budgets that refuse.
-    pub hard: Vec<Arc<Budget>>,
+    pub hard: BudgetIndex,
     secrets: HashMap<String, Arc<SecretString>>,
     made: Instant,
     /// Of how many changes of credentials it knows.
@@ -80,10 +81,14 @@ impl Snapshots {
             Some(before) if before.catalogue.price_book == catalogue.price_book => before.prices.clone(),
             _ => PriceBook::for_catalogue(&catalogue),
         };
+        let none = Catalogue::default();
+        let known = before.map_or(&none, |before| &*before.catalogue);
+        let mut hard = before.map(|before| before.hard.clone()).unwrap_or_default();
+        hard.follow(&known.budgets, &catalogue.budgets, |budget| budget.enforcement == Enforcement::Hard);
         Snapshot {
             prices,
             policies: catalogue.policies_in_order().into_iter().cloned().collect(),
-            hard: catalogue.budgets.values().filter(|b| b.enforcement == Enforcement::Hard).cloned().collect(),
+            hard,
             providers,
             secrets,
             catalogue,

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
+
 use super::entry::Admit;
 use crate::budget::{Calendar, Window};
 use crate::domain::catalogue::{Map, covers};
@@ -89,6 +91,23 @@ impl BudgetIndex {
         list.insert(at, covered);
     }
 
+    /// Follows the budgets of a kind from one catalogue to a later one; costs what has changed between the two.
+    pub fn follow(
+        &mut self,
+        before: &Map<String, Arc<Budget>>,
+        after: &Map<String, Arc<Budget>>,
+        kind: impl Fn(&Budget) -> bool,
+    ) {
+        for change in before.diff(after) {
+            let (old, new) = match change {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), Some(new)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            self.replace(old.filter(|b| kind(b)), new.filter(|b| kind(b)));
+        }
+    }
+
     fn list(&mut self, budget: &Budget) -> &mut Vec<Arc<Covered>> {
         Arc::make_mut(match filed_under(budget) {
             Some((dimension, value)) => self.exact.entry(dimension).or_default().entry(value.to_owned()).or_default(),
@@ -150,5 +169,50 @@ pub fn dimension(admit: &Admit, dimension: Dimension) -> Option<&str> {
         Dimension::Provider => Some(&admit.provider),
         Dimension::Model => admit.model.as_deref(),
         _ => admit.who.dimension(dimension),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::Enforcement;
+    use crate::ledger::testing::hard;
+
+    /// Word and enforcement of a budget, by its number; absent = not declared.
+    type Drawn = Vec<Option<(u8, bool)>>;
+
+    fn drawn() -> impl Strategy<Value = Drawn> {
+        proptest::collection::vec(proptest::option::of((0u8..4, any::<bool>())), 12)
+    }
+
+    fn budgets(drawn: &Drawn) -> Map<String, Arc<Budget>> {
+        let declared =
+            drawn.iter().enumerate().filter_map(|(n, drawn)| drawn.map(|(word, refuses)| (n, word, refuses)));
+        let made = declared.map(|(n, word, refuses)| {
+            let mut budget = Budget { id: format!("b{n}"), ..hard("b", "1") };
+            budget.enforcement = if refuses { Enforcement::Hard } else { Enforcement::Alert };
+            let pattern = if word == 0 { "*".to_owned() } else { format!("w{word}") };
+            budget.matches = [(Dimension::Service, pattern)].into();
+            (budget.id.clone(), Arc::new(budget))
+        });
+        made.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_index_that_follows_covers_what_one_look_at_all_would(first in drawn(), second in drawn(), word in 1u8..4) {
+            let (first, second) = (budgets(&first), budgets(&second));
+            let refuses = |budget: &Budget| budget.enforcement == Enforcement::Hard;
+            let mut index = BudgetIndex::default();
+            index.follow(&Map::new(), &first, refuses);
+            index.follow(&first, &second, refuses);
+            let service = format!("w{word}");
+            let value = |d| (d == Dimension::Service).then_some(service.as_str());
+            let found: Vec<&str> = index.covering(value).iter().map(|c| c.budget.id.as_str()).collect();
+            let all = second.values().filter(|b| refuses(b) && covers(&b.matches, value));
+            prop_assert_eq!(found, all.map(|b| b.id.as_str()).collect::<Vec<_>>());
+        }
     }
 }

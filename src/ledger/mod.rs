@@ -11,7 +11,7 @@ pub mod decide;
 mod declare;
 pub mod entry;
 mod field;
-mod index;
+pub mod index;
 pub mod leaf;
 pub mod note;
 pub mod opening;

@@ -8,33 +8,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::{Accounts, Position};
-use super::entry::{Admit, Apply, ApplyStep, Body, BudgetOpening, Entry, Erasable, Opening, Settle};
+use super::entry::{Admit, Body, Entry, Erasable, Settle};
 use super::index::BudgetIndex;
-use super::staging::{Staging, shadow};
+use super::staging::Staging;
 use super::words::{Remembered, Words};
 use crate::budget::amount::actual;
 use crate::domain::call::BudgetHold;
 use crate::domain::catalogue::Map;
 use crate::domain::{Budget, CallId, Catalogue, Change, Metric, Micros, Money, Owner, Usage};
-
-/// Version of the encoded state.
-const STATE_VERSION: u16 = 1;
-/// The same with staged changes at its end: written only while there are some.
-const STAGED_VERSION: u16 = 2;
-/// Without the catalogue, which lies beside it.
-const APART_VERSION: u16 = 3;
-const MAGIC: &[u8; 4] = b"WBST";
-
-/// A state without its catalogue, as it is read.
-type Apart = (
-    u64,
-    Micros,
-    Map<u64, Arc<Open>>,
-    Accounts,
-    Map<(CallId, u8), u64>,
-    Map<String, Map<String, u64>>,
-    Option<Staging>,
-);
 
 /// Why an entry cannot follow: the journal is not what this program wrote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,17 +30,6 @@ pub enum ApplyError {
     NotStaged { seq: u64 },
     #[error("entry {seq} admits attempt {attempt} of call {call}, which is open already")]
     AlreadyOpen { seq: u64, call: CallId, attempt: u8 },
-}
-
-/// Why bytes are not a state.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StateError {
-    #[error("not a state of the ledger")]
-    Foreign,
-    #[error("the state has format {found}, this program knows {APART_VERSION}")]
-    Version { found: u16 },
-    #[error("the state does not decode: {0}")]
-    Damaged(String),
 }
 
 /// One attempt of a call that has been admitted and not yet ended.
@@ -174,6 +144,11 @@ impl State {
     /// Declared state; a clone of the pointer stays as it is.
     pub fn catalogue(&self) -> &Arc<Catalogue> {
         &self.catalogue
+    }
+
+    /// How many attempts are open.
+    pub fn open_calls(&self) -> usize {
+        self.open.len()
     }
 
     /// Open attempts, oldest first.
@@ -430,68 +405,6 @@ impl State {
         Ok(())
     }
 
-    /// A change takes effect, here and on what is staged.
-    fn put(&mut self, change: &Change) {
-        Arc::make_mut(&mut self.catalogue).apply(change.clone());
-        if let Some(staging) = &mut self.staging {
-            staging.put(change);
-        }
-    }
-
-    fn stage(&mut self, seq: u64, body: &Body) -> Result<(), ApplyError> {
-        let change = match body {
-            Body::Catalogue { change, .. } | Body::Price { change, .. } => (**change).clone(),
-            Body::Budget { id, budget, .. } => Change::Budget(id.clone(), budget.as_deref().cloned()),
-            _ => return Err(ApplyError::NotStaged { seq }),
-        };
-        let staging = self.staging.get_or_insert_with(|| Staging::begin(seq, &self.catalogue, &self.index));
-        staging.stage(body, change, &self.catalogue);
-        Ok(())
-    }
-
-    fn apply_staged(&mut self, seq: u64, apply: &Apply) -> Result<(), ApplyError> {
-        let Some(staging) = &mut self.staging else { return Err(ApplyError::NotStaged { seq }) };
-        if (apply.first, apply.count, apply.sha256) != (staging.first, staging.count, staging.sha256) {
-            return Err(ApplyError::NotStaged { seq });
-        }
-        match apply.step {
-            ApplyStep::Openings => {
-                for BudgetOpening { budget, period, posted } in &apply.openings {
-                    let opening = Opening { period: period.clone(), posted: *posted };
-                    let account = staged_account(&self.catalogue, budget);
-                    self.accounts.open_with(&account, &[opening]);
-                    staging.count_from_now(budget, &self.catalogue);
-                }
-            }
-            ApplyStep::Effect => self.take_effect(seq),
-            ApplyStep::Dropped => self.drop_staged(),
-        }
-        Ok(())
-    }
-
-    fn drop_staged(&mut self) {
-        let Some(staging) = self.staging.take() else { return };
-        staging.counting().for_each(|id| self.accounts.remove(&staged_account(&self.catalogue, id)));
-    }
-
-    /// What was staged takes the place of what was in force. What costs time here are budgets that were in force and go,
-    /// count something else or count anew; all others were made ready when they were staged.
-    fn take_effect(&mut self, seq: u64) {
-        let Some(staging) = self.staging.take() else { return };
-        for id in staging.touched() {
-            let metric = |c: &Catalogue| c.budgets.get(id).map(|b| b.limit.metric);
-            self.rehold(id, metric(&self.catalogue), metric(staging.catalogue()));
-            self.accounts.take_over(&shadow(id), id);
-        }
-        let mut after = staging.catalogue().clone();
-        let whole = Arc::make_mut(&mut after);
-        whole.revision = self.catalogue.revision + staging.len() as u64;
-        whole.price_book = self.catalogue.price_book.saturating_add(staging.prices);
-        self.catalogue = after;
-        self.index = staging.index().clone();
-        self.index.changed_at = seq;
-    }
-
     fn extend(&mut self, seq: u64, reference: Option<u64>, holds: &[BudgetHold]) -> Result<(), ApplyError> {
         let not_open = ApplyError::NotOpen { seq, reference };
         let Some(open) = reference.and_then(|r| self.open.get_mut(&r)) else { return Err(not_open) };
@@ -558,87 +471,6 @@ impl State {
             }
         }
     }
-
-    /// The state as bytes: a version envelope around postcard. Equal states give equal bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(if self.staging.is_some() { STAGED_VERSION } else { STATE_VERSION }.to_be_bytes());
-        // Writing into memory cannot fail, and every type here has a length.
-        const PLAIN: &str = "a state is plain data that postcard can write";
-        let bytes = postcard::to_extend(self, bytes).expect(PLAIN);
-        match &self.staging {
-            Some(staging) => postcard::to_extend(staging, bytes).expect(PLAIN),
-            None => bytes,
-        }
-    }
-
-    /// The state without its catalogue, which is large, changes rarely, and is kept beside it. Equal states give equal bytes.
-    pub fn encode_apart(&self) -> Vec<u8> {
-        let State { next_seq, last_ts, open, accounts, by_call, jobs, staging, .. } = self;
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend(APART_VERSION.to_be_bytes());
-        let rest = (next_seq, last_ts, open, accounts, by_call, jobs, staging);
-        postcard::to_extend(&rest, bytes).expect("a state is plain data that postcard can write")
-    }
-
-    /// Reads what [`State::encode_apart`] wrote, with the catalogue that belongs to it.
-    pub fn decode_apart(bytes: &[u8], catalogue: Catalogue) -> Result<State, StateError> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
-        let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
-        match u16::from_be_bytes(*version) {
-            APART_VERSION => {}
-            found => return Err(StateError::Version { found }),
-        }
-        let damaged = |e: postcard::Error| StateError::Damaged(e.to_string());
-        let (rest, left): (Apart, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        let (next_seq, last_ts, open, accounts, by_call, jobs, staging) = rest;
-        if !left.is_empty() {
-            return Err(StateError::Damaged(format!("{} bytes left over", left.len())));
-        }
-        let (catalogue, index) = (Arc::new(catalogue), BudgetIndex::default());
-        let state = State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, index, staging };
-        Ok(state.restored())
-    }
-
-    /// Makes what is derived again, after the rest was read.
-    fn restored(mut self) -> State {
-        Arc::make_mut(&mut self.catalogue).restore();
-        for budget in self.catalogue.budgets.values() {
-            self.index.replace(None, Some(budget));
-        }
-        // Since when is not known any more, so every open call is looked at.
-        self.index.changed_at = self.next_seq;
-        if let Some(staging) = &mut self.staging {
-            staging.restore(&self.catalogue, &self.index);
-        }
-        self
-    }
-
-    /// Reads what [`State::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Result<State, StateError> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
-        let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
-        let staged = match u16::from_be_bytes(*version) {
-            STATE_VERSION => false,
-            STAGED_VERSION => true,
-            found => return Err(StateError::Version { found }),
-        };
-        let damaged = |e: postcard::Error| StateError::Damaged(e.to_string());
-        let (mut state, mut left): (State, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        if staged {
-            let (staging, rest) = postcard::take_from_bytes(left).map_err(damaged)?;
-            (state.staging, left) = (Some(staging), rest);
-        }
-        if !left.is_empty() {
-            return Err(StateError::Damaged(format!("{} bytes left over", left.len())));
-        }
-        Ok(state.restored())
-    }
-}
-
-/// Under what a staged budget's sums stand.
-pub(super) fn staged_account(in_force: &Catalogue, budget: &str) -> String {
-    if in_force.budgets.contains_key(budget) { shadow(budget) } else { budget.to_owned() }
 }
 
 // Whether the hold bounds the cost: there was a price, or nothing that could cost anything.
@@ -658,5 +490,10 @@ pub(super) fn posted_by(settle: &Settle, metric: Metric) -> i128 {
     actual(metric, settle.cost, usage, settle.tools_called)
 }
 
+mod encode;
+mod staged;
 #[cfg(test)]
 mod tests;
+
+pub use encode::StateError;
+pub(super) use staged::staged_account;

@@ -220,23 +220,23 @@ impl Ledger {
 
     /// Open calls, oldest first. As decided: at most one commit ahead of the disk.
     pub fn running(&self) -> Vec<Running> {
-        self.inner.shared.read(|state| {
-            let running = state.running().map(|open| Running {
-                call: open.call,
-                attempt: open.attempt,
-                seq: open.seq,
-                at: open.at,
-                job: open.job,
-                hold: open.hold,
-                holds: open.budget_holds(),
-            });
-            running.collect()
-        })
+        // Copied in no time; looked through without the lock that every call needs.
+        let state = self.inner.shared.read(Clone::clone);
+        let running = state.running().map(|open| Running {
+            call: open.call,
+            attempt: open.attempt,
+            seq: open.seq,
+            at: open.at,
+            job: open.job,
+            hold: open.hold,
+            holds: open.budget_holds(),
+        });
+        running.collect()
     }
 
     /// Balances of every declared budget in the period `at` is in; zero where nothing was posted yet.
     pub fn balances(&self, at: Micros) -> Vec<Balance> {
-        let current = self.inner.shared.read(|state| state.current(at));
+        let current = self.inner.shared.read(Clone::clone).current(at);
         let balance = |(budget, period, posted, held, open_holds): (Arc<crate::domain::Budget>, _, _, _, _)| Balance {
             budget: budget.id.clone(),
             period,
@@ -424,7 +424,7 @@ impl Ledger {
     pub fn gauges(&self) -> Gauges {
         let queued = QUEUE.saturating_sub(self.inner.places.available_permits()) as u64;
         let head = self.head();
-        let open = self.inner.shared.read(|state| state.running().count()) as u64;
+        let open = self.inner.shared.read(|state| state.open_calls()) as u64;
         self.inner.shared.gauges.read(queued, head.size.saturating_sub(head.applied), open)
     }
 

@@ -10,6 +10,7 @@
 //! them, and until that works every request is refused. Then a GAP entry says how many were.
 
 mod mend;
+mod month;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -18,7 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::domain::Micros;
@@ -36,7 +36,6 @@ use super::keeper::Keeper;
 use super::keys::Place;
 use super::media::Media;
 use super::reader::Reader;
-use super::seal;
 use super::shared::Shared;
 use super::snapshot::{Carried, Part};
 use super::tiles::{Tile, Tiles};
@@ -54,9 +53,6 @@ const GATHER: Duration = Duration::from_micros(300);
 const CROWD: usize = 16;
 /// How often the writer looks round when nobody asks.
 const TICK: Duration = Duration::from_secs(1);
-/// How long before a month ends its successor is made ready, in seconds; and how often that is looked after.
-const PREPARE_AHEAD: i64 = 600;
-const PREPARE_EVERY: Duration = Duration::from_secs(5);
 /// Most entries one request may become: positions in a block have 16 bits.
 const MAX_DECIDED: usize = 60_000;
 
@@ -445,42 +441,6 @@ impl Writer {
         salt
     }
 
-    /// Begins the month of `at`: sealed snapshot and SNAPSHOT entry, in a commit of their own.
-    fn begin_month(&mut self, at: Micros) -> Result<(), Failure> {
-        let month = at.utc_month();
-        let carried = self.carried();
-        let catalogue = carried.state.catalogue();
-        let ready = unpoisoned(self.part.lock()).take().filter(|part| Arc::ptr_eq(&part.of, catalogue));
-        let part = ready.unwrap_or_else(|| Part::of(catalogue.clone()));
-        let sealed = carried.without_persons().encode_apart(&part);
-        let names = carried.persons();
-        let sha256 = Sha256::digest(&sealed).into();
-        let body = Body::Snapshot { month: month.clone(), sha256, bytes: (sealed.len() + part.bytes.len()) as u64 };
-        let root = self.tree.root();
-        let first = self.tree.size();
-        let persons = match &self.reader.keys {
-            Some(keys) if !names.is_empty() => {
-                let place = Place { epoch: self.reader.journal.epoch, seq: first, group: 2 };
-                Some(keys.seal("", &place, &seal::random(), &names).map_err(Failure::Broken)?)
-            }
-            _ => None,
-        };
-        self.add(at, vec![NewEntry { body, reference: None, erasable: Erasable::default() }])?;
-        let opening = Opening {
-            month: &month,
-            first,
-            root,
-            snapshot: Some(&sealed),
-            catalogue: Some(&part),
-            persons: persons.as_deref(),
-        };
-        let pending = self.take_block();
-        self.reader.journal.begin(&opening, pending).map_err(Failure::Broken)?;
-        self.committed();
-        tracing::info!(month, entries = first, "a new month of the journal");
-        Ok(())
-    }
-
     fn carried(&self) -> Carried {
         Carried {
             epoch: self.reader.journal.epoch,
@@ -556,31 +516,6 @@ impl Writer {
             self.keeper.snapshot(self.carried());
         }
         self.prepare_month();
-    }
-
-    /// Shortly before a month ends, has the next one's file made, with the catalogue it begins with: the turn then has only
-    /// what is small to encode and to write. A change of the catalogue has it made again.
-    fn prepare_month(&mut self) {
-        if self.threads && self.prepared.elapsed() < PREPARE_EVERY {
-            return;
-        }
-        self.prepared = Instant::now();
-        let next = self.shared.clock.now().plus_seconds(PREPARE_AHEAD).utc_month();
-        if self.reader.journal.month().is_none_or(|month| month >= next) {
-            return;
-        }
-        let catalogue = self.shared.catalogue();
-        if unpoisoned(self.part.lock()).as_ref().is_some_and(|part| Arc::ptr_eq(&part.of, &catalogue)) {
-            return;
-        }
-        let (journal, place) = (self.reader.journal.clone(), self.part.clone());
-        self.keeper.run(Box::new(move || {
-            let part = Part::of(catalogue);
-            match journal.prepare(&next, &part) {
-                Ok(()) => *unpoisoned(place.lock()) = Some(part),
-                Err(error) => tracing::warn!(%error, month = next, "the next month's file cannot be made ready"),
-            }
-        }));
     }
 
     pub(super) fn feeder(&self) -> &Feeder {
