@@ -154,6 +154,40 @@ async fn a_call_is_listed_shown_with_its_proof_and_summed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_proven_as_text_and_the_key_that_signs_is_changed_for_a_reason() {
+    use crate::ledger::{note, proof, trust::Policy};
+
+    let (ledger, _) = ledger();
+    let app = app(&ledger);
+    call(&ledger, 1, "bot", Some(Money::usd(1))).await;
+    let path = format!("/api/v1/ledger/proof/{}?format=tlog-proof", crate::domain::CallId(1));
+    let (status, _, text) = ask(&app, "GET", &path, None).await;
+    assert_eq!(status, StatusCode::OK);
+    let (_, head, _) = ask(&app, "GET", "/api/v1/ledger/checkpoint", None).await;
+    let key = |view: &Value| note::Verifier::parse(view["vkey"].as_str().unwrap()).unwrap();
+    let policy = Policy::of_logs(vec![key(&head)]);
+    for proof in proof::Proof::parse_all(&text).unwrap() {
+        assert!(proof::verify(&proof, &policy, None).unwrap().entry.is_some());
+    }
+    let signed = note::Note::parse(head["checkpoint"]["note"].as_str().unwrap()).unwrap();
+    signed.verify(&key(&head)).unwrap();
+
+    for wrong in [None, Some(json!({})), Some(json!({"reason": " "})), Some(json!({"reason": "x", "key": "y"}))] {
+        let (status, ..) = ask(&app, "POST", "/api/v1/ledger/rotate-key", wrong).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+    let reason = json!({"reason": "it was on a disk that was sold"});
+    let (status, rotated, _) = ask(&app, "POST", "/api/v1/ledger/rotate-key", Some(reason)).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let both = note::Note::parse(rotated["checkpoint"]["note"].as_str().unwrap()).unwrap();
+    both.verify(&key(&head)).unwrap();
+    both.verify(&key(&rotated)).unwrap();
+    let (entry, erasable) = ledger.entries(ledger.head().size - 1, 1).unwrap().remove(0);
+    let by_token = matches!(&entry.body, crate::ledger::entry::Body::Key { actor, .. } if actor == "token");
+    assert!(by_token && erasable.person.is_some_and(|p| p.reason.is_some()), "{entry:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_has_every_call_and_is_recorded_with_its_hash() {
     let (ledger, _) = ledger();
     let app = app(&ledger);

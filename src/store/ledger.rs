@@ -77,7 +77,7 @@ pub struct Proven {
 }
 
 impl Ledger {
-    /// Begins a new epoch in a folder whose journal cannot be gone on with (see [`super::epoch`]); it is not opened.
+    /// Begins a new epoch in a folder whose journal cannot be gone on with (see `epoch`); it is not opened.
     pub fn begin_epoch(dir: &Path, clock: &dyn super::Clock, reason: &str) -> Result<Begun, StoreError> {
         let _lock = lock_folder(dir)?;
         epoch::begin(&Media::Folder(dir.into()), clock, reason)

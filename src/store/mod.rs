@@ -3,9 +3,9 @@
 //! [`Ledger`] is the one handle the rest of the product has: it submits requests to the one writer thread and reads from
 //! state, views and journal. It stands for the trait that a shared ledger may implement one day.
 //!
-//! What makes the journal evidence, each a file: [`signer`] signs checkpoints and never two histories, [`promise`] holds a
-//! start against what was promised before, [`proofs`] proves one entry, [`verify`] replays everything, [`scrub`] reads stored
-//! bytes again, and where a history cannot be gone on with, [`epoch`] begins another and [`history`] shows all as one row.
+//! What makes the journal evidence, each a file: `signer` signs checkpoints and never two histories, `promise` holds a
+//! start against what was promised before, `proofs` proves one entry, [`verify`] replays everything, `scrub` reads stored
+//! bytes again, and where a history cannot be gone on with, `epoch` begins another and `history` shows all as one row.
 
 mod block;
 pub mod clock;
