@@ -12,8 +12,9 @@
 //!                         bound      hold        through     read        │                      ▼
 //!                                      └───────── requests ──────────────┴──────────► one writer thread
 //!                                                                                     decide, apply, one commit, ack
-//!                     journal (blocks of entries, Merkle tree) ◄──────────────────────────┤
-//!                     views (calls, rollups), running snapshot ◄──────────────────────────┘ behind, in batches
+//!                     commit.log: one write, one flush, then the ack ◄────────────────────┤
+//!                     journal files (stretches of entries, Merkle tree) ◄─────────────────┤ behind, in batches
+//!                     views (calls, rollups), running snapshot ◄──────────────────────────┘
 //! ```
 //!
 //! ## Code map, in the order data moves
@@ -25,7 +26,8 @@
 //! * [`pricing`]: the price book; an upper bound before a call, the cost after it.
 //! * [`budget`], [`policy`], [`rollup`]: pure rules and arithmetic: periods and thresholds, may-this-call, adding up.
 //! * [`ledger`]: entries, their canonical bytes, the tree, and the state machine: `decide` and `State::apply`.
-//! * [`store`]: redb; the one writer thread, monthly journal files, recovery, sealed secrets, views.
+//! * [`store`]: the one writer thread, the log it waits for, monthly redb files fed behind it, recovery, sealed secrets,
+//!   views; and a ledger without threads, for simulation.
 //! * [`gateway`]: the path of a call, one file per stage; `gateway/mod.rs` is the whole story on one screen.
 //! * [`control`]: every change a person or a file makes, checked and turned into entries.
 //! * [`report`]: the read side: calls, receipts, spend.
@@ -59,7 +61,7 @@
 //! * **On disk.** Every file and row carries a version; an unknown one is a typed error. Entries are deterministic CBOR
 //!   that outsiders can read, everything derived is postcard and may be deleted.
 //! * **Tests.** Through the front door (`tests/it`), property tests beside the arithmetic, real processes killed
-//!   (`tests/crash.rs`), real SDKs (`tests/clients`), a real browser (`tests/browser`).
+//!   (`tests/crash.rs`), a seeded simulator with faults of the disk, real SDKs (`tests/clients`), a real browser (`tests/browser`).
 //!
 //! ## How to add
 //!
