@@ -43,9 +43,11 @@ impl Journal {
         self.feed_some(&mut growing, &|bytes, entries| bytes < MOST_BYTES && entries < MOST_ENTRIES)
     }
 
-    /// Puts all that is pending into the month's file.
+    /// Puts all that is pending by now into the month's file. What comes in the meantime waits for the next time: under
+    /// load there would always be a little more.
     pub fn feed_all(&self) -> Result<(), StoreError> {
-        while self.feed()? > 0 {}
+        let size = self.size();
+        while self.fed() < size && self.feed()? > 0 {}
         Ok(())
     }
 
