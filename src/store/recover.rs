@@ -27,13 +27,19 @@ pub fn recover(reader: &Reader, media: &Media) -> Result<Carried, StoreError> {
 /// Calls that a snapshot had as open get their words back from their ADMIT, so that a budget made later finds them.
 fn remind(reader: &Reader, carried: &mut Carried) -> Result<(), StoreError> {
     let oldest = reader.journal.oldest()?.unwrap_or(0);
-    for seq in carried.state.wordless().into_iter().filter(|seq| *seq >= oldest) {
-        for stored in reader.journal.read(seq, 1, false)? {
-            let (_, entry) = stored.raw.open(stored.seq).map_err(damaged)?;
-            if let Body::Admit(admit) = &entry.body {
-                carried.state.remind(seq, admit);
+    let mut wanted = carried.state.wordless().into_iter().filter(|seq| *seq >= oldest).peekable();
+    while let Some(first) = wanted.peek().copied() {
+        // As many as are packed together: what is open is often close together, too.
+        for stored in reader.journal.read(first, WIDTH as usize, false)? {
+            if wanted.next_if_eq(&stored.seq).is_some() {
+                let (_, entry) = stored.raw.open(stored.seq).map_err(damaged)?;
+                if let Body::Admit(admit) = &entry.body {
+                    carried.state.remind(stored.seq, admit);
+                }
             }
         }
+        // Of an epoch before, or not there: it stays without.
+        wanted.next_if_eq(&first);
     }
     Ok(())
 }

@@ -277,3 +277,23 @@ fn an_apply_that_a_month_or_a_crash_interrupts_is_whole_or_nothing() {
         verified(&memory);
     }
 }
+
+#[test]
+fn a_job_that_outlives_a_restart_is_counted_by_a_budget_that_came_after_it() {
+    let (memory, clock) = (Memory::new(), clock_at(START));
+    let ledger = Ledger::open_memory(&memory, with(clock.clone())).unwrap();
+    let job = |n: u128| {
+        let vendor_id = format!("resp_{n}");
+        Request::Job { call: CallId(n), attempt: 1, vendor_id, state: "in_progress".into() }
+    };
+    ledger.submit_all((0..600).flat_map(|n| [admit_as_of(n, 0), job(n)]).collect()).unwrap();
+    ledger.submit_all((0..590).map(settle).collect()).unwrap();
+    close(ledger);
+    let ledger = Ledger::open_memory(&memory, with(clock.clone())).unwrap();
+    assert_eq!(ledger.running().len(), 10, "jobs go on at the vendor");
+    ledger.submit_all(vec![declare(vec![budget("month", PeriodKind::Month, "UTC")])]).unwrap();
+    ledger.submit_all((590..595).map(settle).collect()).unwrap();
+    assert_eq!(balance(&ledger, "month", at(START)), ("2026-11@UTC".into(), 5 * 700, 0));
+    close(ledger);
+    verified(&memory);
+}
