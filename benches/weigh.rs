@@ -53,7 +53,7 @@ fn admit(revision: u64) -> Request {
         call: CallId(1),
         attempt: 1,
         received_at: AT,
-        who: who(),
+        who: who().into(),
         provider: "openai".into(),
         dialect: "openai".into(),
         endpoint: "chat.completions".into(),

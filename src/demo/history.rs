@@ -160,7 +160,7 @@ impl Teller {
             call: id,
             attempt: 1,
             received_at: call.at,
-            who: self.who(call)?,
+            who: self.who(call)?.into(),
             provider: provider.id.clone(),
             dialect: provider.dialect.clone(),
             endpoint: call.choice.api.endpoint().into(),

@@ -26,7 +26,15 @@ impl<'a> Counts<'a> {
 
     /// The count at a path of names separated by dots. Missing and null are unknown, not 0.
     pub fn get(&mut self, path: &str) -> Option<u64> {
-        let value = at(self.value, path)?;
+        self.count(at(self.value, path)?)
+    }
+
+    /// The count of that name in an object inside.
+    pub fn within(&mut self, object: &str, name: &str) -> Option<u64> {
+        self.count(self.value.get(object)?.get(name)?)
+    }
+
+    fn count(&mut self, value: &Value) -> Option<u64> {
         let count = match value {
             Value::Null => return None,
             Value::Number(n) => n.as_u64().or_else(|| whole(n.as_f64())),

@@ -309,32 +309,40 @@ impl JsonScan {
 
     fn in_name(&mut self, bytes: &[u8]) -> usize {
         // Names are short; an endless one keeps only its first bytes.
-        for (i, &b) in bytes.iter().enumerate() {
-            if !self.escape.backslash && self.escape.hex_left == 0 && b == b'"' {
-                let name = if self.name_too_long { "" } else { self.known() };
-                if let Some(last) = self.path.last_mut() {
-                    *last = Seg::Key(name);
+        let mut i = 0;
+        while i < bytes.len() {
+            if self.escape.idle() {
+                let plain = memchr2(b'"', b'\\', &bytes[i..]).unwrap_or(bytes.len() - i);
+                self.keep_name(&bytes[i..i + plain]);
+                i += plain;
+                if i == bytes.len() {
+                    break;
                 }
-                self.at = At::Colon;
-                return i + 1;
-            }
-            if let Some(c) = self.escape.decode(b) {
-                let mut utf8 = [0; 4];
-                let piece = match c {
-                    Decoded::Byte(b) => {
-                        utf8[0] = b;
-                        &utf8[..1]
+                if bytes[i] == b'"' {
+                    let name = if self.name_too_long { "" } else { self.known() };
+                    if let Some(last) = self.path.last_mut() {
+                        *last = Seg::Key(name);
                     }
-                    Decoded::Char(c) => c.encode_utf8(&mut utf8).as_bytes(),
-                };
-                if self.name.len() + piece.len() > MAX_NAME {
-                    self.name_too_long = true;
-                } else {
-                    self.name.extend_from_slice(piece);
+                    self.at = At::Colon;
+                    return i + 1;
                 }
             }
+            match self.escape.decode(bytes[i]) {
+                Some(Decoded::Byte(b)) => self.keep_name(&[b]),
+                Some(Decoded::Char(c)) => self.keep_name(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                None => {}
+            }
+            i += 1;
         }
         bytes.len()
+    }
+
+    fn keep_name(&mut self, piece: &[u8]) {
+        if self.name.len() + piece.len() > MAX_NAME {
+            self.name_too_long = true;
+        } else {
+            self.name.extend_from_slice(piece);
+        }
     }
 
     fn known(&self) -> &'static str {

@@ -135,7 +135,9 @@ impl Component {
 /// and writes, audio and images are parts; `output_tokens` includes reasoning. A count we do not have is absent, not 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    counts: [Option<u64>; Component::ALL.len()],
+    counts: [u64; Component::ALL.len()],
+    /// Bit n: count n is known. A count that is not known is 0 in `counts`.
+    known: u32,
 }
 
 impl Usage {
@@ -146,12 +148,17 @@ impl Usage {
 
     /// The count, where known.
     pub fn get(&self, component: Component) -> Option<u64> {
-        self.counts[component as usize]
+        self.knows(component).then(|| self.counts[component as usize])
+    }
+
+    fn knows(&self, component: Component) -> bool {
+        self.known >> component as u32 & 1 == 1
     }
 
     /// Makes a count known.
     pub fn set(&mut self, component: Component, count: u64) {
-        self.counts[component as usize] = Some(count);
+        self.counts[component as usize] = count;
+        self.known |= 1 << component as u32;
     }
 
     /// Like [`Usage::set`], for building in one expression.
@@ -162,12 +169,13 @@ impl Usage {
 
     /// Forgets a count.
     pub fn clear(&mut self, component: Component) {
-        self.counts[component as usize] = None;
+        self.counts[component as usize] = 0;
+        self.known &= !(1 << component as u32);
     }
 
     /// True if no count is known.
     pub fn is_empty(&self) -> bool {
-        self.counts.iter().all(Option::is_none)
+        self.known == 0
     }
 
     /// The known counts in the order of their numbers.
@@ -178,7 +186,7 @@ impl Usage {
     /// Adds another call's counts: the sum of what is known. Saturates rather than wraps.
     pub fn add(&mut self, other: &Usage) {
         for (c, n) in other.iter() {
-            self.counts[c as usize] = Some(self.counts[c as usize].unwrap_or(0).saturating_add(n));
+            self.set(c, self.counts[c as usize].saturating_add(n));
         }
     }
 

@@ -24,6 +24,11 @@ const SESSION_HEADERS: [&str; 6] = [
     "x-client-request-id",
 ];
 
+/// Whether a request's head says nothing about its caller beyond its credential: then all calls of a key are alike.
+pub fn says_nothing(headers: &HeaderMap) -> bool {
+    !headers.keys().any(|name| name.as_str().starts_with("wb-") || SESSION_HEADERS.contains(&name.as_str()))
+}
+
 /// Resolves a call's attribution. `pseudonym` turns an end user's name into a keyed hash.
 pub fn resolve(
     key: &Key,
@@ -214,6 +219,19 @@ mod tests {
         assert_eq!(who.provenance, "KCKKUUUDUC");
         assert_eq!((who.service.as_str(), who.principal.as_str()), ("invoice-bot", "invoice-bot"));
         assert!(claimed.is_empty());
+    }
+
+    #[test]
+    fn every_header_that_changes_an_attribution_is_noticed() {
+        let service = service(&["tenant", "workflow", "run", "agent", "prompt_class", "end_user"]);
+        let bare = resolve(&key(), &service, &HeaderMap::new(), |v| v.to_owned()).unwrap();
+        let said = ["wb-tenant", "wb-workflow", "wb-run", "wb-agent", "wb-prompt-class", "wb-batch", "wb-end-user"];
+        for name in said.into_iter().chain(SESSION_HEADERS) {
+            assert!(!says_nothing(&headers(&[(name, "acme")])), "{name}");
+        }
+        let others = headers(&[("user-agent", "x"), ("x-stainless-lang", "y"), ("originator", "z")]);
+        assert!(says_nothing(&others));
+        assert_eq!(resolve(&key(), &service, &others, |v| v.to_owned()).unwrap(), bare);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! May it go: the writer decides, and its answer is durable before the first byte goes upstream.
 
 use crate::dialect::{Edit, Metering, tokens};
-use crate::domain::{Code, Limit, Metric, Money, Refusal};
+use crate::domain::{Code, Metric, Money, Refusal};
 use crate::ledger::entry::Admit;
 use crate::ledger::request::{AdmitRequest, Admitted, Reply, Request};
 use crate::store::StoreError;
@@ -34,8 +34,11 @@ impl Gateway {
         ticket: &Ticket,
         asked: &mut Asked,
     ) -> Result<Granted, Refused> {
-        self.count_if_it_decides(snapshot, ticket, asked).await;
-        let request = Request::Admit(Box::new(self.admit_request(snapshot, ticket, asked)?));
+        if self.counting_may_decide(snapshot, ticket, asked) {
+            // Rare, so it does not make every call's task larger.
+            Box::pin(count_input(snapshot, ticket, asked)).await;
+        }
+        let request = Request::Admit(self.admit_request(snapshot, ticket, asked)?);
         match self.inner.ledger.submit(request).await {
             Ok(Reply::Admitted(admitted)) => Ok(Granted {
                 edit: Edit {
@@ -64,7 +67,7 @@ impl Gateway {
         }
     }
 
-    fn admit_request(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> Result<AdmitRequest, Refused> {
+    fn admit_request(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> Result<Box<AdmitRequest>, Refused> {
         let facts = &asked.facts;
         let Some(who) = ticket.who.clone() else {
             return Err(Refused::with(Code::CredentialMissing, "Weighbridge: no credential."));
@@ -95,7 +98,7 @@ impl Gateway {
             retry_of: ticket.retry_of,
             lease_until: ticket.received_at.plus_seconds(lease),
         };
-        Ok(AdmitRequest {
+        Ok(Box::new(AdmitRequest {
             admit,
             erasable: ticket.erasable(),
             fixed: asked.cost.fixed,
@@ -106,20 +109,20 @@ impl Gateway {
             max_cost: asked.max_cost,
             allow_unpriced: asked.allow_unpriced,
             allow_unmetered: asked.allow_unmetered,
-        })
+        }))
     }
 
-    /// Counts the input's tokens exactly where the bound by bytes would be refused: counting costs half a millisecond per
-    /// 8 KiB, so it is done only where it may decide, and where the count is no estimate, since it becomes the bound. The
-    /// balances looked at are advice; the writer decides.
-    async fn count_if_it_decides(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &mut Asked) {
+    /// Whether to count the input's tokens exactly: where the bound by bytes would be refused. Counting costs half a
+    /// millisecond per 8 KiB, so it is done only where it may decide, and where the count is no estimate, since it becomes
+    /// the bound. The balances looked at are advice; the writer decides.
+    fn counting_may_decide(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> bool {
         let facts = &asked.facts;
         if facts.metering != Metering::Metered || facts.unbounded || !(asked.hard || asked.max_cost.is_some()) {
-            return;
+            return false;
         }
-        let model = facts.model.clone().unwrap_or_default();
-        if !tokens::is_exact(&model) || facts.input_bytes > tokens::MAX_COUNTED as u64 {
-            return;
+        let model = facts.model.as_deref().unwrap_or_default();
+        if !tokens::is_exact(model) || facts.input_bytes > tokens::MAX_COUNTED as u64 {
+            return false;
         }
         let output = if facts.output_cap.is_none() && facts.output_cap_field.is_some() {
             asked.cost.output_wanted.min(256)
@@ -128,32 +131,30 @@ impl Gateway {
         };
         let per_token = asked.cost.per_output_token.unwrap_or_default();
         let need = asked.cost.fixed.saturating_add(per_token.times(output.saturating_mul(facts.choices.max(1))));
-        let affordable = self.affordable(snapshot, ticket, asked);
-        if affordable.is_none_or(|left| need <= left) {
-            return;
-        }
-        let (dialect, facts_copy, body) = (asked.dialect, facts.clone(), asked.body.decoded.clone());
-        let counted =
-            tokio::task::spawn_blocking(move || tokens::count(&model, &dialect.prompt_text(&facts_copy, &body)));
-        if let Ok(counted) = counted.await
-            && counted < facts.input_bytes.div_ceil(2)
-        {
-            let at = ticket.received_at;
-            asked.cost = classify::bound(&snapshot.prices, &asked.provider, &asked.facts, at, Some(counted), false);
-        }
+        self.affordable(snapshot, ticket, asked).is_some_and(|left| need > left)
     }
 
     /// The least that the hard money budgets on the call and the caller's own limit leave.
     fn affordable(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> Option<Money> {
         let who = ticket.who.as_ref()?;
-        let balances = self.inner.ledger.balances(ticket.received_at);
-        let left = |id: &str, limit: Limit| {
-            let used: i128 = balances.iter().filter(|b| b.budget == id).map(|b| b.posted + b.held).max().unwrap_or(0);
-            Money(limit.amount - used)
-        };
+        let used = |id: &str| self.inner.ledger.used(id, ticket.received_at).unwrap_or(0);
         let covering = classify::hard_budgets(snapshot, who, &asked.provider, &asked.facts);
-        let budgets = covering.filter(|b| b.limit.metric == Metric::Usd).map(|b| left(&b.id, b.limit));
+        let budgets = covering.filter(|b| b.limit.metric == Metric::Usd).map(|b| Money(b.limit.amount.saturating_sub(used(&b.id))));
         budgets.chain(asked.max_cost).min()
+    }
+}
+
+/// Counts the input's tokens; the count becomes the bound where it is the lower one.
+async fn count_input(snapshot: &Snapshot, ticket: &Ticket, asked: &mut Asked) {
+    let (dialect, facts, body) = (asked.dialect, asked.facts.clone(), asked.body.decoded.clone());
+    let counted = tokio::task::spawn_blocking(move || {
+        tokens::count(facts.model.as_deref().unwrap_or_default(), &dialect.prompt_text(&facts, &body))
+    });
+    if let Ok(counted) = counted.await
+        && counted < asked.facts.input_bytes.div_ceil(2)
+    {
+        let at = ticket.received_at;
+        asked.cost = classify::bound(&snapshot.prices, &asked.provider, &asked.facts, at, Some(counted), false);
     }
 }
 

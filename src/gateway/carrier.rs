@@ -4,13 +4,16 @@
 //! query string is refused, because it ends in access logs. An AWS SDK's signature proves nothing to us, who keep only a
 //! hash of the key: the whole key as access key id or session token is a bearer credential like the others.
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
 use crate::domain::key::{Secret, SecretError};
 use crate::domain::{Code, Refusal};
 
+use super::names;
+
 /// The headers that can carry a credential, `authorization` apart.
-pub const KEY_HEADERS: [&str; 4] = ["x-api-key", "x-goog-api-key", "api-key", "x-amz-security-token"];
+static KEY_HEADERS: [&HeaderName; 4] =
+    [&names::X_API_KEY, &names::X_GOOG_API_KEY, &names::API_KEY, &names::X_AMZ_SECURITY_TOKEN];
 /// Query parameters in which some APIs take keys.
 const KEY_PARAMETERS: [&str; 4] = ["key", "api_key", "api-key", "access_token"];
 /// How vendors' own keys begin.
@@ -87,17 +90,16 @@ fn one_value(headers: &HeaderMap) -> Result<String, Unreadable> {
         )
     };
     let mut found: Option<String> = None;
-    let names = std::iter::once(AUTHORIZATION.as_str()).chain(KEY_HEADERS);
-    for name in names {
+    for name in std::iter::once(&AUTHORIZATION).chain(KEY_HEADERS) {
         let mut values = headers.get_all(name).iter();
         let Some(value) = values.next() else { continue };
         if values.next().is_some() {
             return Err(ambiguous());
         }
         let text = value.to_str().map_err(|_| Unreadable::invalid("credential_malformed", None))?.trim();
-        let text = if name == AUTHORIZATION.as_str() { from_authorization(text)? } else { text.to_owned() };
+        let text = if *name == AUTHORIZATION { from_authorization(text)? } else { text.to_owned() };
         // A session token and the signature beside it are one credential in two parts.
-        if name == "x-amz-security-token" && !text.starts_with("wb") || text.is_empty() {
+        if *name == names::X_AMZ_SECURITY_TOKEN && !text.starts_with("wb") || text.is_empty() {
             continue;
         }
         match &found {

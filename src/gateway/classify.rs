@@ -21,6 +21,7 @@ use super::attribute;
 use super::body::RequestBody;
 use super::headers;
 use super::identify::Caller;
+use super::names;
 use super::refuse::Refused;
 use super::route::{self, Route};
 use super::snapshot::Snapshot;
@@ -40,7 +41,7 @@ pub struct Asked {
     pub facts: CallFacts,
     pub method: Method,
     pub url: Uri,
-    /// As the provider gets them, without its credential.
+    /// As the provider gets them, without its credential; taken when it is sent.
     pub headers: HeaderMap,
     pub body: RequestBody,
     pub cost: CostBound,
@@ -92,7 +93,7 @@ impl Gateway {
         route: Route,
         head: &Parts,
         body: RequestBody,
-    ) -> Result<Asked, Refused> {
+    ) -> Result<Box<Asked>, Refused> {
         let dialect = route.dialect();
         let rest = match &route {
             Route::Provider { rest, .. } | Route::Natural { rest, .. } => rest.clone(),
@@ -109,7 +110,7 @@ impl Gateway {
             ticket.provider = Some(target.provider.id.clone());
             Refused::with(Code::Malformed, format!("Weighbridge: {error}."))
         })?;
-        note(ticket, &facts);
+        note(ticket, snapshot, caller, &facts);
         if matches!(route, Route::Natural { .. }) {
             target.provider = self.natural_provider(snapshot, dialect, &facts)?;
         }
@@ -123,7 +124,7 @@ impl Gateway {
             .is_some();
         let whole_window = hard && facts.unbounded && !judged.allow_unbounded;
         let cost = bound(&snapshot.prices, &target.provider, &facts, ticket.received_at, None, whole_window);
-        Ok(Asked {
+        Ok(Box::new(Asked {
             url: route::upstream_url(&target.provider, &rest, head.uri.query())?,
             method: head.method.clone(),
             headers: headers::to_provider(&head.headers),
@@ -136,7 +137,7 @@ impl Gateway {
             allow_unpriced: judged.allow_unpriced,
             allow_unmetered: judged.allow_unmetered,
             facts,
-        })
+        }))
     }
 
     /// The provider of a natural path: where a stored answer came from, else by model.
@@ -187,7 +188,7 @@ impl Gateway {
     }
 }
 
-fn note(ticket: &mut Ticket, facts: &CallFacts) {
+fn note(ticket: &mut Ticket, snapshot: &Snapshot, caller: &Caller, facts: &CallFacts) {
     ticket.endpoint = Some(facts.endpoint);
     ticket.model = facts.model.clone();
     ticket.stream = facts.stream;
@@ -197,8 +198,13 @@ fn note(ticket: &mut Ticket, facts: &CallFacts) {
     }
     if let Some(who) = &mut ticket.who
         && who.prompt_class.is_none()
+        && let Some(class) = attribute::default_class(facts.endpoint)
     {
-        who.prompt_class = attribute::default_class(facts.endpoint).map(str::to_owned);
+        let shared = caller.silent.then(|| snapshot.silent(&caller.key, &caller.service, Some(class))).flatten();
+        match shared {
+            Some(shared) => *who = shared,
+            None => Arc::make_mut(who).prompt_class = Some(class.to_owned()),
+        }
     }
 }
 
@@ -242,7 +248,7 @@ fn judge(
 }
 
 fn max_cost(headers: &HeaderMap) -> Result<Option<Money>, Refusal> {
-    let Some(value) = headers.get("wb-max-cost") else { return Ok(None) };
+    let Some(value) = headers.get(&names::MAX_COST) else { return Ok(None) };
     let parsed = value.to_str().ok().and_then(|v| v.trim().parse::<Money>().ok()).filter(|m| !m.is_negative());
     match parsed {
         Some(money) => Ok(Some(money)),

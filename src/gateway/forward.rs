@@ -1,11 +1,10 @@
 //! Sending a call on: bytes untouched but for the permitted edits, the head rebuilt, the provider's credential added.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use secrecy::SecretString;
@@ -31,12 +30,13 @@ impl Gateway {
     pub(super) async fn forward(
         &self,
         asked: &Asked,
+        headers: HeaderMap,
         edit: &Edit,
-        secret: Option<Arc<SecretString>>,
+        secret: Option<&SecretString>,
     ) -> Result<Response<Incoming>, NoAnswer> {
         let unsent = |reason: String| NoAnswer { sent: false, reason };
         let client = self.inner.clients.of(asked.provider.internal, &asked.url).map_err(|e| unsent(e.to_string()))?;
-        let request = build(asked, edit, secret.as_deref()).map_err(|e| unsent(e.to_string()))?;
+        let request = build(asked, headers, edit, secret).map_err(|e| unsent(e.to_string()))?;
         let wait = Duration::from_secs(asked.provider.idle_timeout_s.max(1).into());
         match tokio::time::timeout(wait, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
@@ -46,8 +46,12 @@ impl Gateway {
     }
 }
 
-fn build(asked: &Asked, edit: &Edit, secret: Option<&SecretString>) -> Result<Request<Full<Bytes>>, http::Error> {
-    let mut headers = asked.headers.clone();
+fn build(
+    asked: &Asked,
+    mut headers: HeaderMap,
+    edit: &Edit,
+    secret: Option<&SecretString>,
+) -> Result<Request<Full<Bytes>>, http::Error> {
     let edited = *edit != Edit::default();
     let body = if edited {
         headers.remove(header::CONTENT_ENCODING);

@@ -20,7 +20,9 @@ use super::ticket::Ticket;
 pub struct Caller {
     pub key: Arc<Key>,
     pub service: Arc<Service>,
-    pub who: Attribution,
+    pub who: Arc<Attribution>,
+    /// The request says nothing of its own about its caller: `who` is shared by all such calls of the key.
+    pub silent: bool,
 }
 
 impl Gateway {
@@ -59,12 +61,17 @@ impl Gateway {
             }
         };
         self.throttle().good(source, now);
+        let silent = attribute::says_nothing(&head.headers);
+        if silent && let Some(who) = snapshot.silent(&key, &service, None) {
+            ticket.who = Some(who.clone());
+            return Ok(Caller { key, service, who, silent });
+        }
         let pseudonym = |name: &str| self.pseudonym(service.tenant.as_deref(), name);
         let (who, claimed) = attribute::resolve(&key, &service, &head.headers, pseudonym).map_err(|refusal| {
             // The caller is known even though what it says is not permitted.
             let bare = http::HeaderMap::new();
             if let Ok((who, claimed)) = attribute::resolve(&key, &service, &bare, pseudonym) {
-                (ticket.who, ticket.claimed) = (Some(who), claimed);
+                (ticket.who, ticket.claimed) = (Some(who.into()), claimed);
             }
             for name in ["wb-tenant", "wb-workflow"] {
                 if let Some(value) = head.headers.get(name).and_then(|v| v.to_str().ok()) {
@@ -73,8 +80,9 @@ impl Gateway {
             }
             Refused::new(refusal)
         })?;
+        let who = Arc::new(who);
         (ticket.who, ticket.claimed) = (Some(who.clone()), claimed);
-        Ok(Caller { key, service, who })
+        Ok(Caller { key, service, who, silent: false })
     }
 
     /// An end user's name as a keyed hash: tells users apart without naming them.

@@ -14,6 +14,8 @@ mod connect;
 mod forward;
 mod headers;
 mod identify;
+mod ids;
+mod names;
 mod observe;
 mod own;
 mod refuse;
@@ -29,10 +31,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::domain::{Code, Micros, Refusal};
@@ -107,6 +110,22 @@ struct Inner {
     calls: TaskTracker,
 }
 
+/// What became of a request before anything was asked of the ledger.
+enum Prepared {
+    /// Answered from here.
+    Answer(Response<Body>),
+    Call(Ready),
+}
+
+/// A call that is ready to be authorized.
+struct Ready {
+    asked: Box<Asked>,
+    /// The answer, where it is a list of models that we have ourselves.
+    listing: Option<Bytes>,
+    /// Its place among the calls under way.
+    place: OwnedSemaphorePermit,
+}
+
 impl Gateway {
     pub fn new(parts: GatewayParts) -> Gateway {
         let settings = parts.settings;
@@ -135,29 +154,39 @@ impl Gateway {
         let snapshot = self.snapshot();
         let of = |id: &str| snapshot.catalogue.providers.get(id).map(|p| p.dialect.clone());
         let dialect = route::dialect_of(head.uri.path(), &head.headers, of);
-        let mut ticket = Ticket::new(&head, peer, self.now(), dialect);
+        let mut ticket = Box::new(Ticket::new(&head, peer, self.now(), dialect));
         ticket.catalogue_revision = snapshot.catalogue.revision;
-        match self.carry(snapshot, &mut ticket, head, body).await {
-            Ok(answer) => answer,
-            Err(refused) => self.refuse(&ticket, refused).await,
+        let call = match self.prepare(&snapshot, &mut ticket, head, body).await {
+            Ok(Prepared::Answer(answer)) => return answer,
+            Ok(Prepared::Call(call)) => call,
+            Err(refused) => return self.refuse(&ticket, refused).await,
+        };
+        // The rest runs in a task that the caller's leaving cannot end.
+        let ticket = Arc::<Ticket>::from(ticket);
+        let (reply, answer) = oneshot::channel();
+        self.inner.calls.spawn(self.clone().run(snapshot, ticket.clone(), call, reply));
+        match answer.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(refused)) => self.refuse(&ticket, refused).await,
+            Err(_) => self.refuse(&ticket, authorize::journal_unavailable()).await,
         }
     }
 
-    /// The stages up to what the call can cost; the rest runs in a task that the caller's leaving cannot end.
-    async fn carry(
+    /// The stages up to what the call can cost.
+    async fn prepare(
         &self,
-        snapshot: Arc<Snapshot>,
+        snapshot: &Arc<Snapshot>,
         ticket: &mut Ticket,
         head: Parts,
         body: Incoming,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Prepared, Refused> {
         let provider = |id: &str| snapshot.catalogue.providers.get(id).cloned();
         let found = route::find(&head.uri, &head.method, &head.headers, provider);
         refuse_form(&head)?;
-        let caller = self.identify(&snapshot, ticket, &head)?;
+        let caller = self.identify(snapshot, ticket, &head)?;
         let route = found?;
         if let Route::Own(path) = &route {
-            return self.own(&caller, &head, path, &snapshot).await;
+            return Box::pin(self.own(&caller, &head, path, snapshot)).await.map(Prepared::Answer);
         }
         refuse_upgrade(&head.headers)?;
         let place = self.inner.under_way.clone().try_acquire_owned().map_err(|_| full())?;
@@ -165,17 +194,10 @@ impl Gateway {
             body::read(body, &head.headers, self.inner.settings.max_body_bytes, self.inner.settings.upload).await?;
         ticket.read_at = Instant::now();
         let natural = matches!(route, Route::Natural { .. });
-        let asked = self.classify(&snapshot, ticket, &caller, route, &head, body)?;
+        let asked = self.classify(snapshot, ticket, &caller, route, &head, body)?;
         self.look_back(ticket, &caller, &asked, &head)?;
-        let listing = if natural { own::listing(&snapshot, &caller, ticket, &asked) } else { None };
-
-        let (reply, answer) = oneshot::channel();
-        let running = self.clone().run(snapshot, ticket.clone(), asked, listing, reply);
-        self.inner.calls.spawn(async move {
-            running.await;
-            drop(place);
-        });
-        answer.await.unwrap_or_else(|_| Err(authorize::journal_unavailable()))
+        let listing = if natural { own::listing(snapshot, &caller, ticket, &asked) } else { None };
+        Ok(Prepared::Call(Ready { asked, listing, place }))
     }
 
     /// Repetitions: a used idempotency key ends here, a retry is linked to the call it repeats.
@@ -187,7 +209,7 @@ impl Gateway {
         head: &Parts,
     ) -> Result<(), Refused> {
         let credential = &caller.key.id;
-        if let Some(key) = head.headers.get("wb-idempotency-key") {
+        if let Some(key) = head.headers.get(&names::IDEMPOTENCY_KEY) {
             let key = key.to_str().ok().filter(|k| (1..=replay::MAX_KEY).contains(&k.len())).ok_or_else(|| {
                 Refused::with(Code::Malformed, "Weighbridge: wb-idempotency-key must be 1 to 128 visible characters.")
             })?;
@@ -201,7 +223,7 @@ impl Gateway {
             ticket.idempotency_key = Some(key.to_owned());
         }
         let body = self.fingerprint(asked.url.path(), &asked.body.decoded);
-        let retry = head.headers.get("x-stainless-retry-count").is_some_and(|v| v.as_bytes() != b"0");
+        let retry = head.headers.get(&names::RETRY_COUNT).is_some_and(|v| v.as_bytes() != b"0");
         ticket.fingerprint = Some(body);
         ticket.retry_of = self.replays().seen(credential, body, ticket.id, retry, ticket.received_at);
         Ok(())

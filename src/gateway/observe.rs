@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -20,13 +21,14 @@ use crate::dialect::{End, Observation, Progress, ResponseHead, Tap};
 use crate::domain::catalogue::OnClientAbort;
 use crate::domain::{Code, Money, Refusal};
 
-use super::Gateway;
+use super::{Gateway, Ready};
 use super::authorize::{Granted, LONGEST_CALL_S};
 use super::body::Body;
 use super::classify::Asked;
 use super::forward::{NoAnswer, upstream_unavailable};
 use super::headers;
-use super::refuse::{Refused, put};
+use super::names;
+use super::refuse::{Refused, put, set};
 use super::settle::Ending;
 use super::snapshot::Snapshot;
 use super::ticket::Ticket;
@@ -44,8 +46,8 @@ type Out = mpsc::Sender<io::Result<Frame<Bytes>>>;
 pub(super) struct Crossing {
     pub gateway: Gateway,
     pub snapshot: Arc<Snapshot>,
-    pub ticket: Ticket,
-    pub asked: Asked,
+    pub ticket: Arc<Ticket>,
+    pub asked: Box<Asked>,
     pub granted: Granted,
     /// When it was sent on.
     pub forwarded_at: Instant,
@@ -56,28 +58,29 @@ impl Gateway {
     pub(super) async fn run(
         self,
         snapshot: Arc<Snapshot>,
-        ticket: Ticket,
-        mut asked: Asked,
-        listing: Option<Bytes>,
+        ticket: Arc<Ticket>,
+        call: Ready,
         reply: Reply,
     ) {
+        let Ready { mut asked, listing, place: _place } = call;
         let granted = match self.authorize(&snapshot, &ticket, &mut asked).await {
             Ok(granted) => granted,
             Err(refused) => return drop(reply.send(Err(refused))),
         };
+        let headers = std::mem::take(&mut asked.headers);
         let crossing = Crossing { gateway: self, snapshot, ticket, asked, granted, forwarded_at: Instant::now() };
         match listing {
-            Some(listing) => crossing.answer_listing(listing, reply).await,
-            None => crossing.cross(reply).await,
+            Some(listing) => Box::pin(crossing.answer_listing(listing, reply)).await,
+            None => crossing.cross(headers, reply).await,
         }
     }
 }
 
 impl Crossing {
     /// A list of models is answered from here and recorded like any other call.
-    async fn answer_listing(self, listing: Bytes, reply: Reply) {
+    async fn answer_listing(&self, listing: Bytes, reply: Reply) {
         let ending = Ending { status: Some(200), ..Ending::default() };
-        let answer = match self.settle(Observation::default(), &ending).await {
+        let answer = match self.settle(&mut Observation::default(), &ending).await {
             Ok(cost) => {
                 let mut response = Response::new(Body::Whole(listing));
                 put(response.headers_mut(), "content-type", "application/json");
@@ -89,10 +92,11 @@ impl Crossing {
         let _ = reply.send(answer);
     }
 
-    async fn cross(self, mut reply: Reply) {
+    async fn cross(&self, headers: HeaderMap, mut reply: Reply) {
         let secret = self.snapshot.secret(&self.asked.provider.id);
         let answer = {
-            let mut forward = std::pin::pin!(self.gateway.forward(&self.asked, &self.granted.edit, secret.clone()));
+            let sent = self.gateway.forward(&self.asked, headers, &self.granted.edit, secret.as_deref());
+            let mut forward = std::pin::pin!(sent);
             tokio::select! {
                 answer = &mut forward => Some(answer),
                 // The caller left before the answer began: read on or let go, as the provider's setting says.
@@ -104,19 +108,19 @@ impl Crossing {
         };
         match answer {
             Some(Ok(response)) => self.pass(response, secret, reply).await,
-            Some(Err(no_answer)) => self.no_answer(no_answer, reply).await,
+            Some(Err(no_answer)) => Box::pin(self.no_answer(no_answer, reply)).await,
             None => {
                 let ending = Ending { end: End::CallerLeft, caller_left: true, sent: true, ..Ending::default() };
-                let _ = self.settle(Observation::default(), &ending).await;
+                let _ = Box::pin(self.settle(&mut Observation::default(), &ending)).await;
             }
         }
     }
 
-    async fn no_answer(self, no_answer: NoAnswer, reply: Reply) {
+    async fn no_answer(&self, no_answer: NoAnswer, reply: Reply) {
         let NoAnswer { sent, reason } = no_answer;
         tracing::warn!(call = %self.ticket.id, provider = %self.asked.provider.id, sent, reason, "no answer from the provider");
         let ending = Ending { end: End::UpstreamDied, sent, caller_left: reply.is_closed(), ..Ending::default() };
-        let settled = self.settle(Observation::default(), &ending).await;
+        let settled = self.settle(&mut Observation::default(), &ending).await;
         let refused = match settled {
             Ok(_) => Refused { reached: sent, ..upstream_unavailable(&self.asked.provider.id) },
             Err(_) => super::authorize::journal_unavailable(),
@@ -125,7 +129,7 @@ impl Crossing {
     }
 
     /// Passes an answer on, settles it, and lets its end go.
-    async fn pass(self, response: Response<Incoming>, secret: Option<Arc<SecretString>>, reply: Reply) {
+    async fn pass(&self, response: Response<Incoming>, secret: Option<Arc<SecretString>>, reply: Reply) {
         let (head, upstream) = response.into_parts();
         let status = head.status.as_u16();
         let drop_usage = self.granted.edit.include_usage;
@@ -133,15 +137,14 @@ impl Crossing {
         let mut tap = self.asked.dialect.tap(&self.asked.facts, &response_head, drop_usage);
         let events =
             head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-        let (out, body) = Body::pieces();
-        let mut answer = Response::new(body);
+        let mut answer = Response::new(Body::Whole(Bytes::new()));
         *answer.status_mut() = head.status;
         *answer.headers_mut() = self.answer_headers(&head.headers, events || (drop_usage && status < 300));
 
         let mut flow = Flow {
             upstream,
             head: Some((reply, answer)),
-            out,
+            out: None,
             redact: (status >= 400).then(|| secret.and_then(Redactor::new)).flatten(),
             idle: Duration::from_secs(self.asked.provider.idle_timeout_s.max(1).into()),
             longest: Duration::from_secs(LONGEST_CALL_S as u64),
@@ -163,7 +166,7 @@ impl Crossing {
             Stop::UpstreamDied => End::UpstreamDied,
             Stop::CallerLeft => End::CallerLeft,
         };
-        let observation = tap.finish(end);
+        let mut observation = tap.finish(end);
         let ending = Ending {
             end,
             caller_left,
@@ -172,7 +175,8 @@ impl Crossing {
             provider_request_id: request_id(&head.headers),
             first_byte: flow.first_byte,
         };
-        let settled = self.settle(observation, &ending).await;
+        let settled = self.settle(&mut observation, &ending).await;
+        drop(observation);
         if !caller_left {
             self.let_go(flow, tap.as_mut(), stop, events, settled.ok()).await;
         }
@@ -193,7 +197,7 @@ impl Crossing {
                 return drop(reply.send(Err(super::authorize::journal_unavailable())));
             }
             let broken = io::Error::other("the journal cannot be written");
-            return drop(flow.out.send(Err(broken)).await);
+            return flow.put(Err(broken)).await;
         };
         let mut pass = Vec::new();
         tap.release(&mut pass);
@@ -229,7 +233,7 @@ impl Crossing {
                 let _ = flow.send(&mut pass).await;
             }
             Stop::UpstreamDied => {
-                let _ = flow.out.send(Err(io::Error::other("the provider broke off"))).await;
+                flow.put(Err(io::Error::other("the provider broke off"))).await;
                 return;
             }
             Stop::Last => flow.rest().await,
@@ -240,8 +244,8 @@ impl Crossing {
             && let Some(cost) = cost
         {
             let mut trailers = HeaderMap::new();
-            put(&mut trailers, "wb-cost-usd", &cost.to_string());
-            let _ = flow.out.send(Ok(Frame::trailers(trailers))).await;
+            set(&mut trailers, &names::COST, cost.to_string());
+            flow.put(Ok(Frame::trailers(trailers))).await;
         }
     }
 
@@ -261,20 +265,20 @@ impl Crossing {
 
     /// Our own headers on an answer.
     fn explain(&self, headers: &mut HeaderMap, cost: Option<Money>) {
-        put(headers, "wb-request-id", &self.ticket.id.to_string());
-        put(headers, "wb-cache", "miss");
+        set(headers, &names::REQUEST_ID, self.ticket.id.to_string());
+        headers.insert(&names::CACHE, HeaderValue::from_static("miss"));
         if let Some(cost) = cost {
-            put(headers, "wb-cost-usd", &cost.to_string());
+            set(headers, &names::COST, cost.to_string());
         }
         let admitted = &self.granted.admitted;
         if let Some(remaining) = admitted.remaining {
-            put(headers, "wb-budget-remaining-usd", &remaining.to_string());
+            set(headers, &names::REMAINING, remaining.to_string());
         }
         if let Some((budget, percent)) = &admitted.warning {
-            put(headers, "wb-budget-warning", &format!("{budget}; used={percent}%"));
+            set(headers, &names::WARNING, format!("{budget}; used={percent}%"));
         }
         if let Some(limit) = admitted.output_limit {
-            put(headers, "wb-output-limit", &limit.to_string());
+            set(headers, &names::OUTPUT_LIMIT, limit.to_string());
         }
     }
 
@@ -301,7 +305,8 @@ struct Flow {
     upstream: Incoming,
     /// The head of the answer and who waits for it, until the first bytes go.
     head: Option<(Reply, Response<Body>)>,
-    out: Out,
+    /// Where its bytes go, once the head has gone: most plain answers go whole and need no channel.
+    out: Option<Out>,
     redact: Option<Redactor>,
     idle: Duration,
     longest: Duration,
@@ -342,7 +347,10 @@ impl Flow {
 
     /// Lets the head of the answer go.
     fn begin(&mut self) {
-        if let Some((reply, answer)) = self.head.take() {
+        if let Some((reply, mut answer)) = self.head.take() {
+            let (out, body) = Body::pieces();
+            *answer.body_mut() = body;
+            self.out = Some(out);
             // Who waited may have left: the pump notices.
             let _ = reply.send(Ok(answer));
         }
@@ -367,7 +375,7 @@ impl Flow {
         }
         *answer.body_mut() = Body::Whole(body);
         if let Some(cost) = cost {
-            put(answer.headers_mut(), "wb-cost-usd", &cost.to_string());
+            set(answer.headers_mut(), &names::COST, cost.to_string());
         }
         let _ = reply.send(Ok(answer));
     }
@@ -418,26 +426,40 @@ impl Flow {
             let Some(last) = piece.last() else { continue };
             self.last_byte = Some(*last);
             self.begin();
-            match timeout(self.idle, self.out.send(Ok(Frame::data(piece)))).await {
-                Ok(Ok(())) => {}
-                _ => return Err(CallerGone),
+            let Some(out) = &self.out else { return Err(CallerGone) };
+            // There is room but for a caller who reads slowly: only he is waited for.
+            match out.try_send(Ok(Frame::data(piece))) {
+                Ok(()) => {}
+                Err(TrySendError::Closed(_)) => return Err(CallerGone),
+                Err(TrySendError::Full(piece)) => match timeout(self.idle, out.send(piece)).await {
+                    Ok(Ok(())) => {}
+                    _ => return Err(CallerGone),
+                },
             }
         }
         Ok(())
     }
 
+    /// Hands on what ends the answer; a caller who left does not miss it.
+    async fn put(&mut self, piece: io::Result<Frame<Bytes>>) {
+        if let Some(out) = &self.out {
+            let _ = out.send(piece).await;
+        }
+    }
+
     async fn finish_redaction(&mut self) {
         if let Some(rest) = self.redact.take().map(Redactor::finish).filter(|rest| !rest.is_empty()) {
-            let _ = self.out.send(Ok(Frame::data(rest))).await;
+            self.put(Ok(Frame::data(rest))).await;
         }
     }
 }
 
 /// Waits until the caller is gone: whoever waits for the head, or reads the body.
-async fn gone(head: &mut Option<(Reply, Response<Body>)>, out: &Out) {
-    match head {
-        Some((reply, _)) => reply.closed().await,
-        None => out.closed().await,
+async fn gone(head: &mut Option<(Reply, Response<Body>)>, out: &Option<Out>) {
+    match (head, out) {
+        (Some((reply, _)), _) => reply.closed().await,
+        (None, Some(out)) => out.closed().await,
+        (None, None) => {}
     }
 }
 
@@ -471,8 +493,8 @@ impl Redactor {
 }
 
 fn request_id(headers: &HeaderMap) -> Option<String> {
-    let names = ["x-request-id", "request-id", "apim-request-id", "x-generation-id"];
-    let value = names.iter().find_map(|n| headers.get(*n)).and_then(|v| v.to_str().ok())?;
+    let names = [&names::X_REQUEST_ID, &names::PLAIN_REQUEST_ID, &names::APIM_REQUEST_ID, &names::GENERATION_ID];
+    let value = names.into_iter().find_map(|n| headers.get(n)).and_then(|v| v.to_str().ok())?;
     Some(value.chars().take(128).collect())
 }
 

@@ -2,12 +2,13 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::domain::{CallId, Code, Money, Refusal};
+use crate::domain::{Code, Money, Refusal};
 use crate::ledger::entry::Deny;
 use crate::ledger::request::Request;
 
 use super::Gateway;
 use super::body::Body;
+use super::ids;
 use super::throttle::Record;
 use super::ticket::Ticket;
 
@@ -114,7 +115,7 @@ impl Gateway {
         let folded = self.throttle().take_folded(now, all);
         for (prefix, count) in folded {
             let deny = Deny {
-                call: CallId(uuid::Uuid::now_v7().as_u128()),
+                call: ids::new_call(),
                 received_at: now,
                 who: None,
                 code: Code::KeyInvalid,
@@ -145,7 +146,7 @@ fn deny(ticket: &Ticket, refused: &Refused) -> Deny {
     Deny {
         call: ticket.id,
         received_at: ticket.received_at,
-        who: ticket.who.clone(),
+        who: ticket.who.as_deref().cloned(),
         code: refused.refusal.code,
         detail: refused.detail.clone(),
         by: refused.refusal.by.clone(),
@@ -164,7 +165,14 @@ fn deny(ticket: &Ticket, refused: &Refused) -> Deny {
     }
 }
 
-/// Sets a header whose value is text of ours; what no header can carry is left out.
+/// Sets a header to a text of ours; what no header can carry is left out.
+pub fn set(headers: &mut HeaderMap, name: &'static HeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// The same for a name that is not at hand as a header's.
 pub fn put(headers: &mut HeaderMap, name: &str, value: &str) {
     if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
         headers.insert(name, value);

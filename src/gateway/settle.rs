@@ -5,6 +5,7 @@
 //! no price has no cost, which is not zero. An error inside a 200 is no refusal: the request was taken, so its input is counted
 //! (`provider-usage.md` 10), unless the answer is no answer of the provider at all but a page from in between. A background response stays open until its result is fetched.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dialect::{End, Metering, NOT_JSON, Observation, Verdict, tokens};
@@ -76,7 +77,7 @@ impl Priced {
 impl Crossing {
     /// Ends the call, or leaves it open as a job. The cost, where it is known. An error means nothing is on record: the
     /// caller must not see the end of the answer.
-    pub(super) async fn settle(&self, mut seen: Observation, ending: &Ending) -> Result<Option<Money>, StoreError> {
+    pub(super) async fn settle(&self, seen: &mut Observation, ending: &Ending) -> Result<Option<Money>, StoreError> {
         let answered = ending.status.is_some_and(|s| (200..300).contains(&s));
         if self.asked.facts.job
             && answered
@@ -89,18 +90,22 @@ impl Crossing {
             return Ok(None);
         }
         if self.asked.facts.metering == Metering::Retrieval && answered {
-            self.settle_fetched_job(&seen).await?;
+            Box::pin(self.settle_fetched_job(seen)).await?;
         }
-        let outcome = outcome(&seen, ending);
-        let weighed = self.weigh(&mut seen, ending).await;
-        let priced = self.price(&mut seen, &weighed, ending);
+        let outcome = outcome(seen, ending);
+        let weighed = match self.stated(seen, ending) {
+            Ok(weighed) => weighed,
+            // Rare, so it does not make every call's task larger.
+            Err(stated) => Box::pin(self.count(stated, seen)).await,
+        };
+        let priced = self.price(seen, &weighed, ending);
         let cost = priced.cost;
-        let settle = self.entry(&seen, ending, outcome, weighed, priced);
+        let settle = Box::new(self.entry(seen, ending, outcome, weighed, priced));
         let erasable = Erasable { vendor_usage: seen.vendor_usage.take(), ..Erasable::default() };
         self.submit(Request::Settle {
             call: self.ticket.id,
             attempt: 1,
-            settle: Box::new(settle),
+            settle,
             erasable: Box::new(erasable),
         })
         .await?;
@@ -109,9 +114,9 @@ impl Crossing {
 
     /// Submits, again and again for a while: a journal that comes back must not lose what happened meanwhile.
     async fn submit(&self, request: Request) -> Result<Reply, StoreError> {
-        let by = Instant::now() + KEEP_TRYING;
+        let (request, by) = (Arc::new(request), Instant::now() + KEEP_TRYING);
         loop {
-            match self.gateway.inner.ledger.submit(request.clone()).await {
+            match self.gateway.inner.ledger.submit_shared(request.clone()).await {
                 Err(StoreError::Unwritable(_) | StoreError::Busy) if Instant::now() < by => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
@@ -124,24 +129,23 @@ impl Crossing {
         }
     }
 
-    /// What was used, by the provider's word or by our count.
-    async fn weigh(&self, seen: &mut Observation, ending: &Ending) -> Weighed {
+    /// What was used, by the provider's word; what there is of it where it is not whole and has to be counted.
+    fn stated(&self, seen: &mut Observation, ending: &Ending) -> Result<Weighed, Usage> {
         let nothing = Weighed { usage: Usage::new(), basis: UsageBasis::None };
         if self.asked.facts.metering != Metering::Metered {
-            return nothing;
+            return Ok(nothing);
         }
         let stated = seen.usage.take();
         let whole = stated.as_ref().is_some_and(|u| self.is_whole(u)) && !seen.usage_missing;
         if let (true, Some(usage)) = (whole, &stated) {
-            return Weighed { usage: with_total_writes(usage.clone()), basis: UsageBasis::Vendor };
+            return Ok(Weighed { usage: with_total_writes(usage.clone()), basis: UsageBasis::Vendor });
         }
         let refused = ending.status.is_some_and(|s| s >= 300);
         let a_page = seen.error.as_deref() == Some(NOT_JSON) && seen.output_bytes == 0;
         if stated.is_none() && (refused || a_page || !ending.sent) {
-            return nothing;
+            return Ok(nothing);
         }
-        let (usage, basis) = self.count(stated.unwrap_or_default(), seen).await;
-        Weighed { usage: with_total_writes(usage), basis }
+        Err(stated.unwrap_or_default())
     }
 
     /// Whether a usage has all that the endpoint is billed by.
@@ -151,7 +155,7 @@ impl Crossing {
     }
 
     /// Fills in what the provider did not say, from the text that passed. Never more than was held for.
-    async fn count(&self, mut usage: Usage, seen: &Observation) -> (Usage, UsageBasis) {
+    async fn count(&self, mut usage: Usage, seen: &Observation) -> Weighed {
         let facts = self.asked.facts.clone();
         let model = seen.model.clone().or_else(|| facts.model.clone()).unwrap_or_default();
         let kept = self.asked.body.decoded.len() <= KEPT_REQUEST;
@@ -183,7 +187,7 @@ impl Crossing {
             usage.set(Component::OutputTokens, output.min(per_choice.saturating_mul(facts.choices.max(1))));
         }
         let basis = if wants_input && !kept { UsageBasis::Estimated } else { UsageBasis::Counted };
-        (usage, basis)
+        Weighed { usage: with_total_writes(usage), basis }
     }
 
     fn price(&self, seen: &mut Observation, weighed: &Weighed, ending: &Ending) -> Priced {

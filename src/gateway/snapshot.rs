@@ -4,21 +4,27 @@
 //! when they are said to have changed, and after a few seconds in any case, so that a rotated one is used without a restart.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use http::HeaderMap;
 use secrecy::SecretString;
 
-use crate::domain::{Catalogue, Enforcement, Policy, Provider};
+use crate::domain::{Attribution, Catalogue, Enforcement, Key, Policy, Provider, Service};
 use crate::ledger::index::BudgetIndex;
 use crate::pricing::PriceBook;
+
+use super::attribute;
 
 const SECRETS_FOR: Duration = Duration::from_secs(5);
 
 /// Reads the credential of a provider, by its id.
 pub type Secrets = Arc<dyn Fn(&str) -> Option<SecretString> + Send + Sync>;
+
+/// By key: the attribution of callers who say nothing about themselves, for each class of prompts.
+type Silent = HashMap<String, Vec<Arc<Attribution>>>;
 
 /// Declared state as one call sees it throughout.
 pub struct Snapshot {
@@ -29,6 +35,7 @@ pub struct Snapshot {
     /// Budgets that refuse.
     pub hard: BudgetIndex,
     secrets: HashMap<String, Arc<SecretString>>,
+    silent: RwLock<Silent>,
     made: Instant,
     /// Of how many changes of credentials it knows.
     rotation: u64,
@@ -38,6 +45,23 @@ impl Snapshot {
     /// The credential for a provider; none where the provider needs none.
     pub fn secret(&self, provider: &str) -> Option<Arc<SecretString>> {
         self.secrets.get(provider).cloned()
+    }
+
+    /// The attribution of a key's callers who say nothing about themselves, for a default class of prompts: made once and
+    /// shared by their calls. As many as there are keys and classes, no more.
+    pub fn silent(&self, key: &Key, service: &Service, class: Option<&str>) -> Option<Arc<Attribution>> {
+        let of_class = |who: &&Arc<Attribution>| who.prompt_class.as_deref() == class;
+        let known = self.silent.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(who) = known.get(&key.id).and_then(|of_key| of_key.iter().find(of_class)) {
+            return Some(who.clone());
+        }
+        drop(known);
+        let (mut who, _) = attribute::resolve(key, service, &HeaderMap::new(), str::to_owned).ok()?;
+        who.prompt_class = class.map(str::to_owned);
+        let who = Arc::new(who);
+        let mut known = self.silent.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(key.id.clone()).or_default().push(who.clone());
+        Some(who)
     }
 }
 
@@ -91,6 +115,7 @@ impl Snapshots {
             hard,
             providers,
             secrets,
+            silent: RwLock::default(),
             catalogue,
             made: Instant::now(),
             rotation,

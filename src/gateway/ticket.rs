@@ -1,15 +1,18 @@
 //! What is known of one request as it moves through the stages: the facts every record and every answer needs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 
 use crate::dialect::{Client, Dialect};
 use crate::domain::identity::Claimed;
 use crate::domain::{Attribution, CallId, Micros};
 use crate::ledger::entry::{Content, Erasable, Network, Person};
+
+use super::{ids, names};
 
 /// One request, from its head on. Stages fill it in; refusals and settlements read it.
 #[derive(Clone)]
@@ -28,7 +31,7 @@ pub struct Ticket {
     /// The caller takes `wb-cost-usd` as a trailer.
     pub trailers: bool,
     pub network: Network,
-    pub who: Option<Attribution>,
+    pub who: Option<Arc<Attribution>>,
     pub claimed: Claimed,
     pub provider: Option<String>,
     pub endpoint: Option<&'static str>,
@@ -48,7 +51,7 @@ impl Ticket {
     pub fn new(head: &Parts, peer: SocketAddr, now: Micros, dialect: &'static dyn Dialect) -> Ticket {
         let started = Instant::now();
         Ticket {
-            id: CallId(uuid::Uuid::now_v7().as_u128()),
+            id: ids::new_call(),
             received_at: now,
             started,
             read_at: started,
@@ -89,12 +92,12 @@ fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
 
 /// Clients that handle errors in ways of their own say who they are.
 fn client(headers: &HeaderMap) -> Client {
-    let starts = |name: &str, prefix: &str| {
+    let starts = |name: &HeaderName, prefix: &str| {
         text(headers, name).and_then(|v| v.get(..prefix.len())).is_some_and(|v| v.eq_ignore_ascii_case(prefix))
     };
-    if starts("originator", "codex") || starts("user-agent", "codex") {
+    if starts(&names::ORIGINATOR, "codex") || starts(&header::USER_AGENT, "codex") {
         Client::Codex
-    } else if starts("user-agent", "claude-cli") {
+    } else if starts(&header::USER_AGENT, "claude-cli") {
         Client::ClaudeCode
     } else {
         Client::Other
@@ -113,7 +116,7 @@ fn network(headers: &HeaderMap, peer: SocketAddr) -> Network {
 
 /// W3C trace context: correlation, never identity.
 fn trace(headers: &HeaderMap) -> Option<(String, String)> {
-    let mut parts = text(headers, "traceparent")?.split('-');
+    let mut parts = text(headers, &names::TRACEPARENT)?.split('-');
     let (_version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
     let hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_hexdigit());
     (hex(trace, 32) && hex(parent, 16)).then(|| (trace.to_ascii_lowercase(), parent.to_ascii_lowercase()))

@@ -275,7 +275,7 @@ fn deny(state: &State, at: Micros, request: &AdmitRequest, bound: &Bound, refuse
     let record = Deny {
         call: admit.call,
         received_at: admit.received_at,
-        who: Some(admit.who.clone()),
+        who: Some((*admit.who).clone()),
         code,
         detail: None,
         by: by.clone(),

@@ -4,6 +4,8 @@
 //! fields, so that groups can be erased or kept back and proofs still verify. [`Body`] is group 0: everything that
 //! balances, sums and replay need, and no personal data. Groups 1 to 4 are [`Erasable`].
 
+use std::sync::Arc;
+
 use crate::domain::call::BudgetHold;
 use crate::domain::{
     Attribution, Budget, CallId, Change, Code, CostBasis, CostLine, Micros, Money, Outcome, Usage, UsageBasis,
@@ -157,7 +159,7 @@ pub struct Admit {
     pub attempt: u8,
     /// When the edge had read the request; journal time is the entry's own.
     pub received_at: Micros,
-    pub who: Attribution,
+    pub who: Arc<Attribution>,
     pub provider: String,
     pub dialect: String,
     pub endpoint: String,

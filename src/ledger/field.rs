@@ -1,6 +1,7 @@
 //! How a value stands in an entry: one trait, and the macros by which the tables of [`super::codec`] become both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -173,6 +174,18 @@ impl<T: Field> Field for Box<T> {
     }
     fn get(r: &mut Reader) -> Result<Self, CodecError> {
         T::get(r).map(Box::new)
+    }
+    fn show(&self) -> Value {
+        (**self).show()
+    }
+}
+
+impl<T: Field> Field for Arc<T> {
+    fn put(&self, w: &mut Writer) {
+        (**self).put(w)
+    }
+    fn get(r: &mut Reader) -> Result<Self, CodecError> {
+        T::get(r).map(Arc::new)
     }
     fn show(&self) -> Value {
         (**self).show()

@@ -176,6 +176,12 @@ impl State {
         self.accounts.get(budget, period)
     }
 
+    /// What a budget has used (settled + held) in the period `at` is in; nothing if no entry has touched it.
+    pub fn used(&self, budget: &str, at: Micros) -> Option<i128> {
+        let window = self.index.window(budget, at)?;
+        self.accounts.get(budget, &window.id).map(|position| position.used())
+    }
+
     /// Every declared budget with the period `at` is in: its id and its balance, zero where nothing was posted yet.
     pub fn current(&self, at: Micros) -> Vec<(Arc<Budget>, String, i128, i128, u64)> {
         let of = |budget: &Arc<Budget>| {

@@ -49,7 +49,7 @@ pub fn admit(call: u128, fixed: Money) -> AdmitRequest {
             call: CallId(call),
             attempt: 1,
             received_at: NOON,
-            who: who("svc"),
+            who: who("svc").into(),
             provider: "openai".into(),
             dialect: "openai".into(),
             endpoint: "chat.completions".into(),

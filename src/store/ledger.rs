@@ -156,12 +156,18 @@ impl Ledger {
     /// Asks the state machine; answers once the entries are durable (see [`super::Durability`]). A request that was sent
     /// is carried out even if the caller stops waiting.
     pub async fn submit(&self, request: Request) -> Result<Reply, StoreError> {
+        self.submit_shared(Arc::new(request)).await
+    }
+
+    /// The same for a request that its sender keeps, to send it again if it must.
+    pub async fn submit_shared(&self, request: Arc<Request>) -> Result<Reply, StoreError> {
         let permit = match self.inner.places.clone().try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => self.wait_for_a_place().await?,
+            // Rare, so it does not make every call's task larger.
+            Err(_) => Box::pin(self.wait_for_a_place()).await?,
         };
         let (answer, answered) = oneshot::channel();
-        self.send(Message::One(Box::new(request), answer, permit))?;
+        self.send(Message::One(request, answer, permit))?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -232,6 +238,11 @@ impl Ledger {
             holds: open.budget_holds(),
         });
         running.collect()
+    }
+
+    /// What a budget has used (settled + held) in the period `at` is in; nothing if no entry has touched it.
+    pub fn used(&self, budget: &str, at: Micros) -> Option<i128> {
+        self.inner.shared.read(|state| state.used(budget, at))
     }
 
     /// Balances of every declared budget in the period `at` is in; zero where nothing was posted yet.

@@ -45,7 +45,7 @@ fn admit(call: u128) -> Request {
 fn admit_as_of(call: u128, revision: u64) -> Request {
     let mut admit = samples::admit(CallId(call), 1, samples::who("invoice-bot"), "gpt-5.2");
     admit.catalogue_revision = revision;
-    admit.who.tenant = Some(format!("tenant-{}", call % 3));
+    std::sync::Arc::make_mut(&mut admit.who).tenant = Some(format!("tenant-{}", call % 3));
     let network = Some(Network { peer: Some("192.0.2.7:4711".into()), ..Network::default() });
     let claimed = [("end-user".to_string(), format!("user-{call}"))].into();
     let person = Some(Person { claimed, reason: None });

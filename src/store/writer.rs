@@ -58,7 +58,7 @@ const MAX_DECIDED: usize = 60_000;
 
 /// What the writer is sent.
 pub enum Message {
-    One(Box<Request>, oneshot::Sender<Result<Reply, StoreError>>, OwnedSemaphorePermit),
+    One(Arc<Request>, oneshot::Sender<Result<Reply, StoreError>>, OwnedSemaphorePermit),
     Many(Many),
     Close(oneshot::Sender<Result<(), StoreError>>),
 }

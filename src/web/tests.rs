@@ -134,7 +134,7 @@ fn admit(id: CallId, at: Micros, n: usize, revision: u64) -> Ask {
             call: id,
             attempt: 1,
             received_at: at,
-            who: attribution(n),
+            who: attribution(n).into(),
             provider: "openai".into(),
             dialect: "openai".into(),
             endpoint: "chat.completions".into(),

@@ -32,18 +32,18 @@ pub fn counts(value: &Value, model: Option<&str>, flags: &mut Vec<&'static str>)
     if input.is_none() && output.is_none() {
         input = total;
     }
-    let detail = |c: &mut Counts, side: [&str; 2], name: &str| {
-        c.first(&[&format!("{}_tokens_details.{name}", side[0]), &format!("{}_tokens_details.{name}", side[1])])
-    };
-    let cached = detail(&mut c, ["prompt", "input"], "cached_tokens")
+    const INPUT: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
+    const OUTPUT: [&str; 2] = ["completion_tokens_details", "output_tokens_details"];
+    let detail = |c: &mut Counts, side: [&str; 2], name: &str| side.iter().find_map(|side| c.within(side, name));
+    let cached = detail(&mut c, INPUT, "cached_tokens")
         .or_else(|| c.first(&["prompt_cache_hit_tokens", "cached_tokens"]));
-    let written = detail(&mut c, ["prompt", "input"], "cache_write_tokens");
-    let in_audio = detail(&mut c, ["prompt", "input"], "audio_tokens");
-    let in_image = detail(&mut c, ["prompt", "input"], "image_tokens");
-    let out_audio = detail(&mut c, ["completion", "output"], "audio_tokens");
-    let out_image = detail(&mut c, ["completion", "output"], "image_tokens");
+    let written = detail(&mut c, INPUT, "cache_write_tokens");
+    let in_audio = detail(&mut c, INPUT, "audio_tokens");
+    let in_image = detail(&mut c, INPUT, "image_tokens");
+    let out_audio = detail(&mut c, OUTPUT, "audio_tokens");
+    let out_image = detail(&mut c, OUTPUT, "image_tokens");
     let mut reasoning =
-        detail(&mut c, ["completion", "output"], "reasoning_tokens").or_else(|| c.get("reasoning_tokens"));
+        detail(&mut c, OUTPUT, "reasoning_tokens").or_else(|| c.get("reasoning_tokens"));
 
     if let (Some(total), Some(p), Some(o)) = (total, input, output) {
         let gap = total.saturating_sub(p.saturating_add(o));
@@ -119,6 +119,7 @@ fn vendor_cost(json: &[u8], value: &Value) -> Option<Money> {
     if at(value, "cost.total_cost").is_some() {
         return money_at(json, "cost.total_cost");
     }
+    value.get("cost")?;
     let cost = money_at(json, "cost")?;
     // A caller who brought a key of their own pays the host, not the router.
     let own_key = value.get("is_byok").and_then(Value::as_bool) == Some(true);

@@ -25,7 +25,7 @@ fn full_admit() -> Admit {
         call: CallId(0x019a_b3f2_0000_7000_8000_0000_0000_0001),
         attempt: 2,
         received_at: Micros(1_795_456_799_999_000),
-        who,
+        who: who.into(),
         unmetered: true,
         stream: true,
         job: true,

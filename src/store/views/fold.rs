@@ -186,7 +186,7 @@ fn admitted(entry: &Entry, admit: &Admit, erasable: &Erasable) -> Call {
         completed_at: None,
         outcome: Outcome::Running,
         refusal: None,
-        who: Some(admit.who.clone()),
+        who: Some((*admit.who).clone()),
         claimed: claimed(erasable),
         provider: Some(admit.provider.clone()),
         dialect: Some(admit.dialect.clone()),

@@ -100,7 +100,7 @@ pub fn admit(call: CallId, attempt: u8, who: Attribution, model: &str) -> Admit 
         call,
         attempt,
         received_at: Micros(0),
-        who,
+        who: who.into(),
         provider: "openai".to_owned(),
         dialect: "openai".to_owned(),
         endpoint: "chat.completions".to_owned(),
