@@ -1,9 +1,9 @@
 //! Reads counts and amounts out of a small JSON object, such as a usage block, without trusting any of it.
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
+use super::small::Small;
 use crate::domain::Money;
 use crate::domain::money::UNITS_PER_USD;
 
@@ -15,12 +15,12 @@ pub const BAD_COUNT: &str = "bad_count";
 /// A usage object and what was odd about it.
 #[derive(Debug)]
 pub struct Counts<'a> {
-    value: &'a Value,
+    value: &'a Small<'a>,
     flags: &'a mut Vec<&'static str>,
 }
 
 impl<'a> Counts<'a> {
-    pub fn new(value: &'a Value, flags: &'a mut Vec<&'static str>) -> Counts<'a> {
+    pub fn new(value: &'a Small<'a>, flags: &'a mut Vec<&'static str>) -> Counts<'a> {
         Counts { value, flags }
     }
 
@@ -34,10 +34,11 @@ impl<'a> Counts<'a> {
         self.count(self.value.get(object)?.get(name)?)
     }
 
-    fn count(&mut self, value: &Value) -> Option<u64> {
+    fn count(&mut self, value: &Small) -> Option<u64> {
         let count = match value {
-            Value::Null => return None,
-            Value::Number(n) => n.as_u64().or_else(|| whole(n.as_f64())),
+            Small::Null => return None,
+            Small::Count(n) => Some(*n),
+            Small::Number(n) => whole(*n),
             _ => None,
         };
         match count {
@@ -60,8 +61,8 @@ impl<'a> Counts<'a> {
 }
 
 /// `12.0` is a whole number too.
-fn whole(n: Option<f64>) -> Option<u64> {
-    n.filter(|n| n.fract() == 0.0 && *n >= 0.0 && *n < 9_007_199_254_740_992.0).map(|n| n as u64)
+fn whole(n: f64) -> Option<u64> {
+    (n.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&n)).then_some(n as u64)
 }
 
 /// Adds a flag once.
@@ -72,12 +73,12 @@ pub fn flag(flags: &mut Vec<&'static str>, name: &'static str) {
 }
 
 /// The value at a path of names separated by dots.
-pub fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+pub fn at<'a, 'j>(value: &'a Small<'j>, path: &str) -> Option<&'a Small<'j>> {
     path.split('.').try_fold(value, |v, name| v.get(name))
 }
 
 /// The non-empty text at a path.
-pub fn text(value: &Value, path: &str) -> Option<String> {
+pub fn text(value: &Small, path: &str) -> Option<String> {
     at(value, path)?.as_str().filter(|s| !s.is_empty()).map(str::to_string)
 }
 
@@ -120,12 +121,13 @@ mod tests {
     #[test]
     fn counts_that_cannot_be_are_absent_and_flagged() {
         for bad in ["18446744073709551615", "1e30", "-3", "1.5", "\"7\"", "[]", "99999999999999999999999"] {
-            let value: Value = serde_json::from_str(&format!("{{\"n\":{bad}}}")).unwrap();
+            let json = format!("{{\"n\":{bad}}}");
+            let value = Small::read(json.as_bytes()).unwrap();
             let mut flags = Vec::new();
             assert_eq!(Counts::new(&value, &mut flags).get("n"), None, "{bad}");
             assert_eq!(flags, [BAD_COUNT], "{bad}");
         }
-        let value: Value = serde_json::from_str(r#"{"n":12.0,"z":null,"d":{"n":3}}"#).unwrap();
+        let value = Small::read(br#"{"n":12.0,"z":null,"d":{"n":3}}"#).unwrap();
         let mut flags = Vec::new();
         let mut counts = Counts::new(&value, &mut flags);
         assert_eq!(

@@ -11,6 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::DialectError;
+use super::small::Name;
 
 /// A JSON object, one level deep, in the order of the body.
 #[derive(Debug)]
@@ -35,27 +36,6 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
         }
         d.deserialize_map(Pairs)
-    }
-}
-
-/// A name, borrowed where it has no escapes.
-struct Name<'a>(Cow<'a, str>);
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Name<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a name")
-            }
-            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Borrowed(name)))
-            }
-            fn visit_str<E>(self, name: &str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Owned(name.to_string())))
-            }
-        }
-        d.deserialize_str(Either)
     }
 }
 

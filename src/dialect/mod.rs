@@ -15,6 +15,7 @@ mod members;
 mod openai;
 mod prompt;
 mod reading;
+mod small;
 mod sse;
 mod tap;
 pub mod tokens;

@@ -42,13 +42,21 @@ impl Default for Upload {
 /// The body of an answer.
 pub enum Body {
     Whole(Bytes),
-    /// Pieces from the task that carries the call. An error cuts the connection: the caller sees that it is not whole.
-    Pieces(mpsc::Receiver<io::Result<Frame<Bytes>>>),
+    /// Pieces from the task that carries the call.
+    Pieces(mpsc::Receiver<Piece>),
+}
+
+/// A piece of an answer on its way to the caller. Small: each stream has room for a block of them.
+pub enum Piece {
+    Data(Bytes),
+    Trailers(Box<HeaderMap>),
+    /// Cuts the connection: the caller sees that the answer is not whole.
+    Broken(Box<io::Error>),
 }
 
 impl Body {
     /// A body and the end that feeds it.
-    pub fn pieces() -> (mpsc::Sender<io::Result<Frame<Bytes>>>, Body) {
+    pub fn pieces() -> (mpsc::Sender<Piece>, Body) {
         let (sender, receiver) = mpsc::channel(PIECES);
         (sender, Body::Pieces(receiver))
     }
@@ -62,7 +70,13 @@ impl HttpBody for Body {
         match &mut *self {
             Body::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Body::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Body::Pieces(receiver) => receiver.poll_recv(cx),
+            Body::Pieces(receiver) => receiver.poll_recv(cx).map(|piece| {
+                Some(match piece? {
+                    Piece::Data(bytes) => Ok(Frame::data(bytes)),
+                    Piece::Trailers(trailers) => Ok(Frame::trailers(*trailers)),
+                    Piece::Broken(error) => Err(*error),
+                })
+            }),
         }
     }
 

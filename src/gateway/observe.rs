@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +23,7 @@ use crate::domain::{Code, Money, Refusal};
 
 use super::{Gateway, Ready};
 use super::authorize::{Granted, LONGEST_CALL_S};
-use super::body::Body;
+use super::body::{Body, Piece};
 use super::classify::Asked;
 use super::forward::{NoAnswer, upstream_unavailable};
 use super::headers;
@@ -40,7 +40,7 @@ const REST_BYTES: usize = 64 * 1024;
 const REST_TIME: Duration = Duration::from_secs(5);
 
 type Reply = oneshot::Sender<Result<Response<Body>, Refused>>;
-type Out = mpsc::Sender<io::Result<Frame<Bytes>>>;
+type Out = mpsc::Sender<Piece>;
 
 /// A call on the bridge: everything its settlement needs.
 pub(super) struct Crossing {
@@ -197,7 +197,7 @@ impl Crossing {
                 return drop(reply.send(Err(super::authorize::journal_unavailable())));
             }
             let broken = io::Error::other("the journal cannot be written");
-            return flow.put(Err(broken)).await;
+            return flow.put(Piece::Broken(Box::new(broken))).await;
         };
         let mut pass = Vec::new();
         tap.release(&mut pass);
@@ -233,7 +233,7 @@ impl Crossing {
                 let _ = flow.send(&mut pass).await;
             }
             Stop::UpstreamDied => {
-                flow.put(Err(io::Error::other("the provider broke off"))).await;
+                flow.put(Piece::Broken(Box::new(io::Error::other("the provider broke off")))).await;
                 return;
             }
             Stop::Last => flow.rest().await,
@@ -245,7 +245,7 @@ impl Crossing {
         {
             let mut trailers = HeaderMap::new();
             set(&mut trailers, &names::COST, cost.to_string());
-            flow.put(Ok(Frame::trailers(trailers))).await;
+            flow.put(Piece::Trailers(Box::new(trailers))).await;
         }
     }
 
@@ -428,7 +428,7 @@ impl Flow {
             self.begin();
             let Some(out) = &self.out else { return Err(CallerGone) };
             // There is room but for a caller who reads slowly: only he is waited for.
-            match out.try_send(Ok(Frame::data(piece))) {
+            match out.try_send(Piece::Data(piece)) {
                 Ok(()) => {}
                 Err(TrySendError::Closed(_)) => return Err(CallerGone),
                 Err(TrySendError::Full(piece)) => match timeout(self.idle, out.send(piece)).await {
@@ -441,7 +441,7 @@ impl Flow {
     }
 
     /// Hands on what ends the answer; a caller who left does not miss it.
-    async fn put(&mut self, piece: io::Result<Frame<Bytes>>) {
+    async fn put(&mut self, piece: Piece) {
         if let Some(out) = &self.out {
             let _ = out.send(piece).await;
         }
@@ -449,7 +449,7 @@ impl Flow {
 
     async fn finish_redaction(&mut self) {
         if let Some(rest) = self.redact.take().map(Redactor::finish).filter(|rest| !rest.is_empty()) {
-            self.put(Ok(Frame::data(rest))).await;
+            self.put(Piece::Data(rest)).await;
         }
     }
 }

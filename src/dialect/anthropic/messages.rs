@@ -4,11 +4,10 @@
 //! cumulative counts that win where they differ (provider-usage 5.2, 2026-11-23). Until a `message_delta` came, the
 //! output is unknown, not the placeholder: [`Observation::usage_missing`] is set and only the input is given.
 
-use serde_json::Value;
-
 use crate::dialect::counts::{Counts, at, flag, text as text_at};
 use crate::dialect::json_scan::{Kind, Seg, Sink, Text, Want, Whole};
 use crate::dialect::reading::{MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, verdict, want_text, word};
+use crate::dialect::small::Small;
 use crate::dialect::tap::{Meter, Seen};
 use crate::dialect::{Observation, Verdict};
 use crate::domain::{Component, Usage};
@@ -48,7 +47,7 @@ struct Stated {
 }
 
 impl Stated {
-    fn of(value: &Value, flags: &mut Vec<&'static str>) -> Stated {
+    fn of(value: &Small, flags: &mut Vec<&'static str>) -> Stated {
         let mut c = Counts::new(value, flags);
         Stated {
             input: c.get("input_tokens"),
@@ -129,7 +128,7 @@ impl MessagesMeter {
     }
 
     fn read_usage(&mut self, json: &[u8], start: bool) {
-        let Ok(value) = serde_json::from_slice::<Value>(json) else { return };
+        let Some(value) = Small::read(json) else { return };
         if !value.is_object() {
             return;
         }
@@ -148,16 +147,16 @@ impl MessagesMeter {
         if let Some(tier) = self.obs.price_context.get("service_tier") {
             self.obs.service_tier = Some(tier.clone());
         }
-        if let Some(iterations) = at(&value, "iterations").and_then(Value::as_array) {
+        if let Some(iterations) = at(&value, "iterations").and_then(Small::as_array) {
             self.read_iterations(iterations);
         }
     }
 
     /// Compaction and advisors are billed but are not in the top level (provider-usage 5.3).
-    fn read_iterations(&mut self, iterations: &[Value]) {
+    fn read_iterations(&mut self, iterations: &[Small]) {
         self.obs.side_usage.clear();
         for iteration in iterations.iter().take(MAX_SIDE) {
-            let kind = at(iteration, "type").and_then(Value::as_str);
+            let kind = at(iteration, "type").and_then(Small::as_str);
             if !matches!(kind, Some("compaction" | "advisor_message")) {
                 continue;
             }

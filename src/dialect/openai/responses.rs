@@ -6,12 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use super::usage;
 use crate::dialect::counts::{Counts, at, flag};
 use crate::dialect::json_scan::{Kind, Seg, Sink, Text, Want, Whole};
 use crate::dialect::reading::{MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, verdict, want_text, word};
+use crate::dialect::small::Small;
 use crate::dialect::tap::{Meter, Seen};
 use crate::dialect::{Observation, Verdict};
 use crate::domain::Component;
@@ -200,7 +199,7 @@ impl ResponsesMeter {
 
 /// Searches the answer counts itself: open and find actions are items too, but are not charged.
 fn hosted_searches(json: &[u8], flags: &mut Vec<&'static str>) -> Option<u64> {
-    let value: Value = serde_json::from_slice(json).ok()?;
+    let value = Small::read(json)?;
     Counts::new(&value, flags).get("web_search.num_requests")
 }
 
@@ -321,8 +320,8 @@ impl Sink for ResponsesMeter {
             [Key("tool_usage")] => self.tool_usage = Some(json.to_vec()),
             [Key("error")] => self.obs.error = Some(error_type(json)),
             [Key("incomplete_details")] => {
-                let value: Value = serde_json::from_slice(json).unwrap_or(Value::Null);
-                self.incomplete = at(&value, "reason").and_then(Value::as_str).and_then(word);
+                let value = Small::read(json).unwrap_or(Small::Null);
+                self.incomplete = at(&value, "reason").and_then(Small::as_str).and_then(word);
             }
             _ => {}
         }

@@ -3,15 +3,14 @@
 //! Which formula holds is decided by the figures themselves (provider-usage 2.1 and 3, state of 2026-11-23): does the
 //! total say that reasoning, or audio, is outside the counts beside it? Only OpenAI's names are inclusive by contract.
 
-use serde_json::Value;
-
 use crate::dialect::Observation;
 use crate::dialect::counts::{Counts, at, flag, money_at};
+use crate::dialect::small::Small;
 use crate::domain::{Component, Money, Usage};
 
 /// Reads a usage object. `model` decides what the figures cannot: Gemini's compatible endpoint hides its thinking.
 pub fn read(json: &[u8], model: Option<&str>, obs: &mut Observation) -> Option<Usage> {
-    let value: Value = serde_json::from_slice(json).ok()?;
+    let value = Small::read(json)?;
     if !value.is_object() {
         return None;
     }
@@ -23,7 +22,7 @@ pub fn read(json: &[u8], model: Option<&str>, obs: &mut Observation) -> Option<U
 }
 
 /// The counts of a usage object.
-pub fn counts(value: &Value, model: Option<&str>, flags: &mut Vec<&'static str>) -> Usage {
+pub fn counts(value: &Small, model: Option<&str>, flags: &mut Vec<&'static str>) -> Usage {
     let mut c = Counts::new(value, flags);
     let total = c.get("total_tokens");
     let mut input = c.first(&["prompt_tokens", "input_tokens"]);
@@ -111,9 +110,9 @@ fn is_gemini(model: &str) -> bool {
 }
 
 /// What the vendor says the call cost: OpenRouter's `cost`, xAI's ticks, Perplexity's `cost.total_cost`.
-fn vendor_cost(json: &[u8], value: &Value) -> Option<Money> {
+fn vendor_cost(json: &[u8], value: &Small) -> Option<Money> {
     // 1 tick = 10⁻¹⁰ USD. Azure's Grok always says 0, which says nothing.
-    if let Some(ticks) = value.get("cost_in_usd_ticks").and_then(Value::as_u64).filter(|t| *t > 0) {
+    if let Some(ticks) = value.get("cost_in_usd_ticks").and_then(Small::as_u64).filter(|t| *t > 0) {
         return Some(Money(100_000).times(ticks));
     }
     if at(value, "cost.total_cost").is_some() {
@@ -122,7 +121,7 @@ fn vendor_cost(json: &[u8], value: &Value) -> Option<Money> {
     value.get("cost")?;
     let cost = money_at(json, "cost")?;
     // A caller who brought a key of their own pays the host, not the router.
-    let own_key = value.get("is_byok").and_then(Value::as_bool) == Some(true);
+    let own_key = value.get("is_byok").and_then(Small::as_bool) == Some(true);
     if own_key && cost.is_zero() {
         return money_at(json, "cost_details.upstream_inference_cost");
     }
@@ -131,7 +130,7 @@ fn vendor_cost(json: &[u8], value: &Value) -> Option<Money> {
 
 /// Groq's compound systems list the inner calls; the figure at the top is one of them, or their sum.
 pub fn breakdown(json: &[u8], obs: &mut Observation) -> Option<Usage> {
-    let value: Value = serde_json::from_slice(json).ok()?;
+    let value = Small::read(json)?;
     let inner = value.get("models")?.as_array().filter(|m| !m.is_empty())?;
     let mut sum = Usage::new();
     for call in inner.iter().take(1000) {
