@@ -94,8 +94,10 @@ where
     match &terms.tls {
         None => speak(stream, peer, terms.stop, handler).await,
         Some(tls) => {
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                speak(stream, peer, terms.stop, handler).await;
+            // In a box of its own, so that connections without TLS do not keep room for it.
+            let accepted = Box::pin(tokio::time::timeout(HANDSHAKE, tls.accept(stream))).await;
+            if let Ok(Ok(stream)) = accepted {
+                Box::pin(speak(stream, peer, terms.stop, handler)).await;
             }
         }
     }

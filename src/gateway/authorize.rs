@@ -139,7 +139,9 @@ impl Gateway {
         let who = ticket.who.as_ref()?;
         let used = |id: &str| self.inner.ledger.used(id, ticket.received_at).unwrap_or(0);
         let covering = classify::hard_budgets(snapshot, who, &asked.provider, &asked.facts);
-        let budgets = covering.filter(|b| b.limit.metric == Metric::Usd).map(|b| Money(b.limit.amount.saturating_sub(used(&b.id))));
+        let budgets = covering
+            .filter(|b| b.limit.metric == Metric::Usd)
+            .map(|b| Money(b.limit.amount.saturating_sub(used(&b.id))));
         budgets.chain(asked.max_cost).min()
     }
 }

@@ -17,6 +17,8 @@ use crate::domain::{Code, Refusal};
 
 /// Pieces of an answer on their way to a caller who reads slowly; beyond, the upstream is not read on.
 const PIECES: usize = 4;
+/// A body of one piece up to this size is copied out of the connection's buffer.
+const COPIED: usize = 4 * 1024;
 /// A compressed body may grow by this factor; small ones by more.
 const MAX_RATIO: u64 = 100;
 const SMALL: u64 = 1024 * 1024;
@@ -146,7 +148,7 @@ async fn collect(mut body: Incoming, headers: &HeaderMap, limit: u64, upload: Up
             tokio::spawn(discard(body));
             return Err(too_large(limit));
         }
-        // Most bodies are one piece, and that one is not copied.
+        // Most bodies are one piece, and a large one is not copied.
         match first.take() {
             None if rest.is_empty() => first = Some(data),
             None => rest.extend_from_slice(&data),
@@ -157,7 +159,12 @@ async fn collect(mut body: Incoming, headers: &HeaderMap, limit: u64, upload: Up
             }
         }
     }
-    Ok(first.unwrap_or_else(|| rest.freeze()))
+    Ok(match first {
+        // A small one is part of the connection's read buffer, which would be kept for as long as the call lasts.
+        Some(one) if one.len() <= COPIED => Bytes::copy_from_slice(&one),
+        Some(one) => one,
+        None => rest.freeze(),
+    })
 }
 
 fn too_large(limit: u64) -> Refusal {

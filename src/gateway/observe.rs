@@ -21,7 +21,6 @@ use crate::dialect::{End, Observation, Progress, ResponseHead, Tap};
 use crate::domain::catalogue::OnClientAbort;
 use crate::domain::{Code, Money, Refusal};
 
-use super::{Gateway, Ready};
 use super::authorize::{Granted, LONGEST_CALL_S};
 use super::body::{Body, Piece};
 use super::classify::Asked;
@@ -32,6 +31,7 @@ use super::refuse::{Refused, put, set};
 use super::settle::Ending;
 use super::snapshot::Snapshot;
 use super::ticket::Ticket;
+use super::{Gateway, Ready};
 
 /// How long an upstream is read on for its usage after its caller left.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -55,13 +55,7 @@ pub(super) struct Crossing {
 
 impl Gateway {
     /// Authorizes, forwards, observes and settles one call. Runs to its end whatever the caller does.
-    pub(super) async fn run(
-        self,
-        snapshot: Arc<Snapshot>,
-        ticket: Arc<Ticket>,
-        call: Ready,
-        reply: Reply,
-    ) {
+    pub(super) async fn run(self, snapshot: Arc<Snapshot>, ticket: Arc<Ticket>, call: Ready, reply: Reply) {
         let Ready { mut asked, listing, place: _place } = call;
         let granted = match self.authorize(&snapshot, &ticket, &mut asked).await {
             Ok(granted) => granted,

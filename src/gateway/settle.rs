@@ -102,13 +102,7 @@ impl Crossing {
         let cost = priced.cost;
         let settle = Box::new(self.entry(seen, ending, outcome, weighed, priced));
         let erasable = Erasable { vendor_usage: seen.vendor_usage.take(), ..Erasable::default() };
-        self.submit(Request::Settle {
-            call: self.ticket.id,
-            attempt: 1,
-            settle,
-            erasable: Box::new(erasable),
-        })
-        .await?;
+        self.submit(Request::Settle { call: self.ticket.id, attempt: 1, settle, erasable: Box::new(erasable) }).await?;
         Ok(cost)
     }
 

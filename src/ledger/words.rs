@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn words_are_those_of_the_admit() {
         let mut admit = testing::admit(1, Money::ZERO).admit;
-        admit.who.workflow = Some("dunning".into());
+        std::sync::Arc::make_mut(&mut admit.who).workflow = Some("dunning".into());
         admit.model = None;
         let words = Words::of(&admit);
         for d in Dimension::ALL {

@@ -49,6 +49,9 @@ pub fn judge<'a>(
     model: Option<&str>,
     key_models: Option<&[String]>,
 ) -> Verdict {
+    if policies.is_empty() && key_models.is_none() {
+        return Verdict::default();
+    }
     let lower = model.map(str::to_lowercase);
     let fits = |patterns: &[String], model: &str| patterns.iter().any(|p| glob(&p.to_lowercase(), model));
     let mut verdict = Verdict::default();

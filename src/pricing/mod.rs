@@ -79,6 +79,17 @@ pub struct UpperBound {
     pub context_window: Option<u64>,
 }
 
+/// What is billed beside tokens and requests.
+const FEES: [Component; 7] = [
+    Component::WebSearches,
+    Component::AudioSeconds,
+    Component::InputAudioSeconds,
+    Component::InputCharacters,
+    Component::InputDocumentPages,
+    Component::InputAnnotatedDocumentPages,
+    Component::StorageSearches,
+];
+
 /// The rates of one model at one instant, for one context and tier.
 struct Rates<'a> {
     model: Cow<'a, str>,
@@ -165,8 +176,7 @@ impl PriceBook {
         };
         let input = dearest(Component::InputTokens).map_or(Money::ZERO, |r| r.at_most(input_tokens));
         let request = rates.by[Component::Requests as usize].map_or(Money::ZERO, |(r, _)| r.at_most(1));
-        let is_fee = |c: &Component| *c != Component::Requests && !c.name().ends_with("_tokens");
-        let fees = Component::ALL.into_iter().filter(is_fee);
+        let fees = FEES.into_iter();
         Some(UpperBound {
             fixed: input.saturating_add(request),
             per_output_token: dearest(Component::OutputTokens).map_or(Money::ZERO, |r| r.at_most(1)),

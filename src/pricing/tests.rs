@@ -256,3 +256,10 @@ fn a_quote_takes_microseconds() {
     println!("quote: {best:?} each, unoptimised code");
     assert!(best.as_micros() < 200, "{best:?}");
 }
+
+#[test]
+fn what_is_neither_tokens_nor_requests_is_a_fee() {
+    let beside = |c: &Component| *c != Component::Requests && !c.name().ends_with("_tokens");
+    let expected: std::collections::BTreeSet<_> = Component::ALL.into_iter().filter(beside).collect();
+    assert_eq!(super::FEES.into_iter().collect::<std::collections::BTreeSet<_>>(), expected);
+}

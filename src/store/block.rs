@@ -35,7 +35,10 @@
 //! the tree.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ops::Range;
+
+use zstd::bulk::Compressor;
 
 use crate::domain::Micros;
 use crate::ledger::codec;
@@ -248,10 +251,27 @@ fn ends(block: &[u8]) -> Result<Vec<usize>, String> {
     Ok(ends)
 }
 
+thread_local! {
+    /// The feeder's compressor: making one takes as long as packing a small block.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
+        let mut compressor = match kept.take() {
+            Some(compressor) => compressor,
+            None => Compressor::new(ZSTD_LEVEL)?,
+        };
+        let frame = compressor.compress(bytes)?;
+        *kept = Some(compressor);
+        Ok(frame)
+    })
+}
+
 /// A value as it is to be stored: packed, where that is shorter.
 pub fn pack(value: &[u8]) -> Cow<'_, [u8]> {
     let Some((&LAYOUT, rest)) = value.split_first() else { return Cow::Borrowed(value) };
-    let (Ok(frame), Ok(length)) = (zstd::bulk::compress(rest, ZSTD_LEVEL), u32::try_from(rest.len())) else {
+    let (Ok(frame), Ok(length)) = (compress(rest), u32::try_from(rest.len())) else {
         return Cow::Borrowed(value);
     };
     if frame.len() + 4 >= rest.len() {

@@ -34,15 +34,14 @@ pub fn counts(value: &Small, model: Option<&str>, flags: &mut Vec<&'static str>)
     const INPUT: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
     const OUTPUT: [&str; 2] = ["completion_tokens_details", "output_tokens_details"];
     let detail = |c: &mut Counts, side: [&str; 2], name: &str| side.iter().find_map(|side| c.within(side, name));
-    let cached = detail(&mut c, INPUT, "cached_tokens")
-        .or_else(|| c.first(&["prompt_cache_hit_tokens", "cached_tokens"]));
+    let cached =
+        detail(&mut c, INPUT, "cached_tokens").or_else(|| c.first(&["prompt_cache_hit_tokens", "cached_tokens"]));
     let written = detail(&mut c, INPUT, "cache_write_tokens");
     let in_audio = detail(&mut c, INPUT, "audio_tokens");
     let in_image = detail(&mut c, INPUT, "image_tokens");
     let out_audio = detail(&mut c, OUTPUT, "audio_tokens");
     let out_image = detail(&mut c, OUTPUT, "image_tokens");
-    let mut reasoning =
-        detail(&mut c, OUTPUT, "reasoning_tokens").or_else(|| c.get("reasoning_tokens"));
+    let mut reasoning = detail(&mut c, OUTPUT, "reasoning_tokens").or_else(|| c.get("reasoning_tokens"));
 
     if let (Some(total), Some(p), Some(o)) = (total, input, output) {
         let gap = total.saturating_sub(p.saturating_add(o));
