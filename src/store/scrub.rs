@@ -144,7 +144,7 @@ impl Progress {
             return Err(StoreError::Damaged { file: "journal".into(), what });
         }
         // A tile that is not in the files yet is made of these leaves when it is written.
-        let whole = from % WIDTH == 0 && to - from == WIDTH && to <= reader.journal.fed();
+        let whole = from.is_multiple_of(WIDTH) && to - from == WIDTH && to <= reader.journal.fed();
         if whole { self.climb(reader, from / WIDTH, &leaves) } else { Ok(()) }
     }
 

@@ -184,7 +184,7 @@ fn run(
     let mode = if alone { Mode::Read } else { Mode::Beside };
     let journal = Arc::new(Journal::open(media.clone(), mode)?);
     let reader = Arc::new(Reader { journal, keys: keys(media, found) });
-    let earlier = earlier_epochs(media, &reader, asked, found)?;
+    let earlier = earlier_epochs(media, &reader, asked, found)?.map(Box::new);
     (found.epoch, found.size) = (reader.journal.epoch, reader.journal.size());
     replay(media, &reader, Kind::Present { alone, earlier }, asked, found)?;
     match views {
@@ -226,7 +226,7 @@ enum Kind {
     /// Something later took its place: what was promised beyond its end is known to be lost.
     Ended,
     /// `alone`: no server has it open. `earlier`: the state after the epoch before.
-    Present { alone: bool, earlier: Option<Carried> },
+    Present { alone: bool, earlier: Option<Box<Carried>> },
 }
 
 /// One epoch, from its first entry (or the oldest sealed snapshot) to its last; the state after it.
@@ -397,7 +397,7 @@ impl<'a> Replay<'a> {
         let Kind::Present { earlier, .. } = &self.kind else { return Ok(()) };
         let promised =
             |earlier: &&Carried| self.opening.starts_with(&epoch::carried_over(earlier.epoch, earlier.size()));
-        let Some(earlier) = earlier.as_ref().filter(promised) else {
+        let Some(earlier) = earlier.as_deref().filter(promised) else {
             found
                 .notes
                 .push("what the epoch began with: not compared, the one before it could not be read whole".into());

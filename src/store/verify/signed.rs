@@ -89,13 +89,10 @@ impl Replay<'_> {
     /// What is left over when every entry was replayed.
     pub(super) fn leftovers(&mut self, asked: &Asked, found: &Verification) -> Result<(), Finding> {
         let size = found.size;
-        match (&self.kind, &self.signed.next) {
-            (Kind::Present { alone: true, .. }, Some((at, _))) => {
-                let what = format!("rollback_detected: a checkpoint of {at} entries is stored, the journal has {size}");
-                return Err(Finding::mismatch(None, what));
-            }
-            // A server beside us goes on, and its checkpoints with it; an epoch that ended is known to have lost some.
-            _ => {}
+        // A server beside us goes on, and its checkpoints with it; an epoch that ended is known to have lost some.
+        if let (Kind::Present { alone: true, .. }, Some((at, _))) = (&self.kind, &self.signed.next) {
+            let what = format!("rollback_detected: a checkpoint of {at} entries is stored, the journal has {size}");
+            return Err(Finding::mismatch(None, what));
         }
         self.own_log(asked)?;
         if matches!(self.kind, Kind::Ended) {
