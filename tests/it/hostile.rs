@@ -166,6 +166,9 @@ async fn nothing_of_weight_passes_after_the_last_event() {
     assert_eq!((call.outcome, call.usage_basis), (Outcome::Completed, UsageBasis::Vendor));
 }
 
+/// Held by tests that look at the memory of the process: two at once would measure each other.
+static MEMORY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Resident memory of this process, in MiB.
 fn resident_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -175,6 +178,7 @@ fn resident_mib() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_hundreds_of_megabytes_costs_no_memory() {
+    let _alone = MEMORY.lock().await;
     let app = TestApp::start().await;
     let line =
         format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(32 * 1024));
@@ -205,6 +209,7 @@ async fn a_stream_of_hundreds_of_megabytes_costs_no_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_line_passes_in_bounded_memory() {
+    let _alone = MEMORY.lock().await;
     let app = TestApp::start().await;
     let piece = chunk(&vec![b'a'; 64 * 1024]);
     app.upstream.next(vec![events_head(), Step::Send(chunk(b"data: ")), Step::Repeat(piece, 1_000), last_chunk()]);
