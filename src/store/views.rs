@@ -3,33 +3,47 @@
 //! The writer commits to the journal and nothing else; a follower thread folds what was committed into `views.redb` in
 //! batches, within a second. Until then an entry waits in the *tail*, in memory. Readers lay the tail over the tables, so
 //! that no answer is behind the journal, except while the file is being built anew: then lists and sums say as of which
-//! sequence they are. The tail is bounded; what does not fit is read from the journal again.
+//! sequence they are, and a single call is looked for in the journal itself. The tail is bounded; what does not fit is
+//! read from the journal again, by a thread of its own that decodes ahead of the follower.
+//!
+//! No reader holds up the follower and none makes the file grow: each look is one short transaction, and a long pass over
+//! the sums is many of them (see `passes`).
 
+mod bytes;
 mod check;
+mod chunk;
+mod descent;
+mod find;
 mod fold;
+mod follow;
+mod names;
+mod passes;
 #[cfg(test)]
 pub(crate) mod samples;
 mod scan;
+mod sums;
 mod tables;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use redb::Database;
 use redb::backends::InMemoryBackend;
 
-use crate::domain::{Call, CallId, Outcome};
-use crate::ledger::entry::{Body, Entry, Erasable};
+use crate::ledger::entry::{Entry, Erasable};
 
-use super::{AsOf, KnownResponse, StoreError};
-use fold::{Base, Delta};
-use tables::{Reader, SetCache, damaged};
+use super::{AsOf, StoreError};
+use fold::Delta;
+use passes::Passes;
+use tables::{Reached, Reader, SetCache, damaged};
 use tail::Tail;
 
 pub use check::{Check, check};
@@ -39,14 +53,8 @@ pub type Journal = Arc<dyn Fn(u64, usize) -> Result<Vec<(Entry, Erasable)>, Stor
 /// What one commit appended.
 pub type Block = Arc<Vec<(Entry, Erasable)>>;
 
-/// Entries in one batch of the follower.
-const BATCH: usize = 8_192;
-/// How long the follower lets entries gather before it writes them.
-const GATHER: Duration = Duration::from_millis(200);
-/// How far back a single call is looked for in the journal while the file is far behind.
-const FAR: u64 = 262_144;
-/// Pause after a failure, before the follower tries again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Name of the file.
+const FILE: &str = "views.redb";
 /// redb's page cache for this file.
 const CACHE_BYTES: usize = 32 << 20;
 
@@ -67,9 +75,10 @@ struct Inner {
     moved: Condvar,
     /// The tail folded over the tables as of a sequence; made again once the follower has moved on.
     overlay: Mutex<Option<Overlay>>,
-    /// Held shared by a pass over the sums, exclusively by the follower's write: pages that a long reader pins are
-    /// never freed, so nothing is written while one is under way.
-    quiet: RwLock<()>,
+    /// Long readings of the sums.
+    passes: Passes,
+    /// A reader found something that cannot be.
+    suspect: AtomicBool,
 }
 
 struct Overlay {
@@ -93,17 +102,18 @@ impl Views {
     /// Opens or builds the views of a journal that has `journal_size` entries, and starts to follow it. A file that is
     /// damaged, of another format, or of another journal is built anew.
     pub fn open(dir: Option<&Path>, journal: Journal, journal_size: u64) -> Result<Views, StoreError> {
-        let file = dir.map(|dir| dir.join("views.redb"));
-        let (db, applied) = open_file(file.as_deref(), &journal, journal_size)?;
+        let file = dir.map(|dir| dir.join(FILE));
+        let (db, reached) = open_file(file.as_deref(), &journal, journal_size)?;
         let inner = Arc::new(Inner {
             file,
             db: Mutex::new(Arc::new(db)),
             journal,
             sets: SetCache::default(),
-            tail: Mutex::new(Tail::new(applied, journal_size)),
+            tail: Mutex::new(Tail::new(reached.applied, journal_size)),
             moved: Condvar::new(),
             overlay: Mutex::new(None),
-            quiet: RwLock::new(()),
+            passes: Passes::default(),
+            suspect: AtomicBool::new(false),
         });
         let follower = {
             let inner = inner.clone();
@@ -126,6 +136,12 @@ impl Views {
         self.inner.tail().applied()
     }
 
+    /// As of which entry lists and sums are while they are behind the journal, because the file is being built anew;
+    /// `None`: they have everything.
+    pub fn behind(&self) -> Result<Option<AsOf>, StoreError> {
+        self.inner.view(|view| Ok(view.gap.then_some(view.as_of)))
+    }
+
     /// Waits until the file has every entry before `seq`; false after the time is out.
     pub fn wait_for(&self, seq: u64, at_most: Duration) -> bool {
         let until = Instant::now() + at_most;
@@ -138,35 +154,6 @@ impl Views {
             tail = self.inner.moved.wait_timeout(tail, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
-    }
-
-    /// One call, never behind.
-    pub fn call(&self, id: CallId) -> Result<Option<Call>, StoreError> {
-        self.inner.view(|view| {
-            let seq = match view.delta.ids.get(&id) {
-                Some(seq) => Some(*seq),
-                None => view.reader.seq_of(id)?,
-            };
-            let found = seq.map(|seq| view.delta.call(&view.reader, seq)).transpose()?.flatten();
-            if found.is_none() && view.gap { self.inner.search(id, view.reader.applied) } else { Ok(found) }
-        })
-    }
-
-    /// The call that a vendor's answer id belongs to, never behind.
-    pub fn response(&self, provider: &str, response_id: &str) -> Result<Option<KnownResponse>, StoreError> {
-        self.inner.view(|view| {
-            let key = (provider.to_owned(), response_id.to_owned());
-            let seq = match view.delta.responses.get(&key) {
-                Some(seq) => Some(*seq),
-                None => view.reader.response(provider, response_id)?,
-            };
-            let call = seq.map(|seq| view.delta.call(&view.reader, seq)).transpose()?.flatten();
-            Ok(call.map(|call| KnownResponse {
-                call: call.id,
-                attempt: call.attempts,
-                open: call.outcome == Outcome::Running,
-            }))
-        })
     }
 
     /// Writes what the tail has and stops the follower.
@@ -215,46 +202,64 @@ impl Inner {
             let view = self.take_view(&db)?;
             look(&view)
         }));
-        found.unwrap_or_else(|_| Err(damaged("a page cannot be read; delete the file and it is built anew")))
+        self.noted(found.unwrap_or_else(|_| Err(unreadable())))
+    }
+
+    /// Takes one look at the file alone.
+    fn file<T>(&self, look: impl FnOnce(&Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.reader(|reader| look(&reader))
+    }
+
+    fn reader<T>(&self, look: impl FnOnce(Reader<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let db = self.database();
+        let found = catch_unwind(AssertUnwindSafe(|| look(Reader::open(&db, &self.sets)?)));
+        self.noted(found.unwrap_or_else(|_| Err(unreadable())))
+    }
+
+    /// Tells the follower of a damaged file: it builds it anew.
+    fn noted<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(&found, Err(StoreError::Damaged { file, .. }) if file == FILE) {
+            let tail = self.tail();
+            self.suspect.store(true, Ordering::SeqCst);
+            drop(tail);
+            self.moved.notify_all();
+        }
+        found
     }
 
     fn take_view(&self, db: &Database) -> Result<View<'_>, StoreError> {
         loop {
             let reader = Reader::open(db, &self.sets)?;
+            let Reached { applied, at, .. } = reader.reached;
             let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-            if overlay.as_ref().is_none_or(|o| o.base != reader.applied) {
-                *overlay = Some(Overlay { base: reader.applied, end: reader.applied, delta: Arc::default() });
+            if overlay.as_ref().is_none_or(|o| o.base != applied) {
+                *overlay = Some(Overlay { base: applied, end: applied, delta: Arc::default() });
             }
             let Some(over) = overlay.as_mut() else { continue };
-            let pending = self.tail().after(reader.applied, over.end);
-            let pending = match pending {
+            let pending = self.tail().after(applied, over.end);
+            let blocks = match pending {
                 // The follower has moved on since the transaction began: look again.
                 tail::Pending::Moved => continue,
                 tail::Pending::Blocks(blocks) => blocks,
                 tail::Pending::Missing(to) if to - over.end <= tail::MOST_ENTRIES as u64 => {
-                    let missing = (self.journal)(over.end, (to - over.end) as usize)?;
-                    Arc::make_mut(&mut over.delta).fold(&reader, &missing)?;
-                    let reached = over.delta.end.map_or(over.end, |(end, _)| end);
-                    if reached == over.end {
-                        return Err(damaged(format!("the journal has no entry {reached} to make views of")));
-                    }
-                    over.end = reached;
-                    continue;
+                    vec![Arc::new((self.journal)(over.end, (to - over.end) as usize)?)]
                 }
                 tail::Pending::Missing(_) => {
-                    let as_of = AsOf { seq: reader.applied, at: reader.at };
+                    let as_of = AsOf { seq: applied, at };
                     return Ok(View { reader, delta: Arc::new(self.fold_tail_alone()?), as_of, gap: true });
                 }
             };
-            if !pending.is_empty() {
-                let delta = Arc::make_mut(&mut over.delta);
-                for block in &pending {
-                    delta.fold(&reader, block.iter().filter(|(entry, _)| entry.seq >= over.end))?;
-                    over.end = delta.end.map_or(over.end, |(end, _)| end);
+            if !blocks.is_empty() {
+                let folded = over.fold(&reader, &blocks);
+                if folded.is_err() {
+                    // Half of a block is in it: the next look begins anew.
+                    *overlay = None;
                 }
+                folded?;
+                continue;
             }
             let delta = over.delta.clone();
-            let (seq, at) = delta.end.unwrap_or((reader.applied, reader.at));
+            let (seq, at) = delta.end.unwrap_or((applied, at));
             return Ok(View { reader, delta, as_of: AsOf { seq, at }, gap: false });
         }
     }
@@ -269,118 +274,54 @@ impl Inner {
         Ok(delta)
     }
 
-    /// A call that neither file nor tail has: from the newest entries of the journal itself.
-    fn search(&self, id: CallId, applied: u64) -> Result<Option<Call>, StoreError> {
-        let end = self.tail().end();
-        let mut next = applied.max(end.saturating_sub(FAR));
-        let mut delta = Delta::default();
-        let mut mine = Vec::new();
-        while next < end {
-            let entries = (self.journal)(next, BATCH)?;
-            let Some((last, _)) = entries.last() else { break };
-            next = last.seq + 1;
-            for (entry, erasable) in &entries {
-                let begins = match &entry.body {
-                    Body::Admit(admit) => admit.call == id,
-                    Body::Deny(deny) => deny.call == id,
-                    _ => false,
-                };
-                if begins {
-                    mine.push(entry.seq);
-                }
-                if begins || entry.reference.is_some_and(|r| mine.contains(&r)) {
-                    delta.fold(&fold::Nothing, [&(entry.clone(), erasable.clone())])?;
-                }
-            }
-        }
-        Ok(delta.calls.into_values().next())
-    }
-
-    /// The follower's life: wait, gather, write, until it is told to stop.
-    fn follow(&self) {
-        while let Some(drain) = self.next_batch() {
-            let done = catch_unwind(AssertUnwindSafe(|| self.apply_batch()));
-            let error = match done {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error,
-                Err(_) => damaged("a page cannot be read"),
-            };
-            tracing::error!(%error, "the views fall behind the journal");
-            if drain {
-                return;
-            }
-            self.pause();
-            self.reopen(&error);
-        }
-    }
-
-    /// Waits until there is something to write. `None`: stop. `Some(true)`: stop after the tail.
-    fn next_batch(&self) -> Option<bool> {
-        let mut tail = self.tail();
-        let mut gathered = false;
-        loop {
-            if tail.closing {
-                // What is far behind is being built anew: the next start goes on with it.
-                let near = (1..=tail::MOST_ENTRIES as u64).contains(&tail.unapplied());
-                return (tail.drain && near).then_some(true);
-            }
-            if tail.unapplied() >= BATCH as u64 || (gathered && tail.unapplied() > 0) {
-                return Some(false);
-            }
-            if tail.unapplied() == 0 {
-                tail = self.moved.wait(tail).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let waited = self.moved.wait_timeout_while(tail, GATHER, |t| !t.closing && t.unapplied() < BATCH as u64);
-            tail = waited.unwrap_or_else(PoisonError::into_inner).0;
-            gathered = true;
-        }
-    }
-
-    fn apply_batch(&self) -> Result<(), StoreError> {
-        let db = self.database();
-        let (from, blocks) = self.tail().batch(BATCH);
-        let entries = if blocks.is_empty() { vec![Arc::new((self.journal)(from, BATCH)?)] } else { blocks };
-        let mut delta = Delta::default();
-        {
-            let reader = Reader::open(&db, &self.sets)?;
-            for block in &entries {
-                delta.fold(&reader, block.iter().filter(|(entry, _)| entry.seq >= from))?;
-            }
-        }
-        let Some((end, _)) = delta.end else {
-            return Err(damaged(format!("the journal has no entry {from} to make views of")));
-        };
-        {
-            let _alone = self.quiet.write().unwrap_or_else(PoisonError::into_inner);
-            tables::write(&db, &delta)?;
-        }
-        self.tail().applied_to(end);
-        self.moved.notify_all();
-        Ok(())
-    }
-
-    fn pause(&self) {
-        let tail = self.tail();
-        drop(self.moved.wait_timeout_while(tail, RETRY, |t| !t.closing));
-    }
-
     /// redb refuses everything after an I/O error until the file is opened again; a damaged file is built anew.
     fn reopen(&self, error: &StoreError) {
         let Some(file) = &self.file else { return };
-        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
-        // The old handle holds the file's lock: something in its place while the file is opened.
+        // The old handle holds the file's lock: something empty in its place while the file is opened.
         let Ok(stand_in) = memory() else { return };
-        *db = Arc::new(stand_in);
-        let size = self.tail().end();
-        match open_file(Some(file), &self.journal, size) {
-            Ok((opened, applied)) => {
-                *db = Arc::new(opened);
-                self.tail().restart(applied);
+        self.replace(stand_in, 0);
+        loop {
+            let size = self.tail().end();
+            match open_file(Some(file), &self.journal, size) {
+                Ok((opened, reached)) => return self.replace(opened, reached.applied),
+                Err(again) => tracing::error!(%error, %again, "views.redb cannot be opened"),
             }
-            Err(again) => tracing::error!(%error, %again, "views.redb cannot be opened"),
+            // A reader that still looks at the old handle, or a disk that is full: both pass.
+            if !self.pause() {
+                return;
+            }
         }
     }
+
+    /// Another file, which has so many entries.
+    fn replace(&self, db: Database, applied: u64) {
+        let mut current = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(db);
+        *overlay = None;
+        self.sets.clear();
+        self.tail().restart(applied);
+    }
+}
+
+impl Overlay {
+    /// Folds what comes after it.
+    fn fold(&mut self, reader: &Reader<'_>, blocks: &[Block]) -> Result<(), StoreError> {
+        let before = self.end;
+        let delta = Arc::make_mut(&mut self.delta);
+        for block in blocks {
+            delta.fold(reader, block.iter().filter(|(entry, _)| entry.seq >= before))?;
+        }
+        self.end = delta.end.map_or(before, |(end, _)| end);
+        if self.end == before {
+            return Err(damaged(format!("the journal has no entry {before} to make views of")));
+        }
+        Ok(())
+    }
+}
+
+fn unreadable() -> StoreError {
+    damaged("a page cannot be read; delete the file and it is built anew")
 }
 
 fn memory() -> Result<Database, StoreError> {
@@ -389,9 +330,9 @@ fn memory() -> Result<Database, StoreError> {
     Ok(db)
 }
 
-/// Opens the file, or makes a new one in its place where it is of no use. Gives how many entries it has.
-fn open_file(file: Option<&Path>, journal: &Journal, journal_size: u64) -> Result<(Database, u64), StoreError> {
-    let Some(file) = file else { return Ok((memory()?, 0)) };
+/// Opens the file, or makes a new one in its place where it is of no use. Says how far it has come.
+fn open_file(file: Option<&Path>, journal: &Journal, journal_size: u64) -> Result<(Database, Reached), StoreError> {
+    let Some(file) = file else { return Ok((memory()?, Reached::default())) };
     let open = || {
         catch_unwind(|| {
             let opened = Database::builder().set_cache_size(CACHE_BYTES).create(file);
@@ -405,13 +346,14 @@ fn open_file(file: Option<&Path>, journal: &Journal, journal_size: u64) -> Resul
         .unwrap_or_else(|_| Err(damaged("it cannot be read")))
     };
     let reason = match open() {
-        Ok((db, Some((applied, at)))) => {
+        Ok((db, Some(reached))) => {
+            let Reached { applied, at, .. } = reached;
             if applied == 0 {
-                return Ok((db, 0));
+                return Ok((db, reached));
             }
             let last = if applied <= journal_size { journal(applied - 1, 1)? } else { Vec::new() };
             if last.first().is_some_and(|(entry, _)| entry.seq == applied - 1 && entry.ts == at) {
-                return Ok((db, applied));
+                return Ok((db, reached));
             }
             format!("it is of another journal, or of more than the {journal_size} entries there are")
         }
@@ -422,5 +364,5 @@ fn open_file(file: Option<&Path>, journal: &Journal, journal_size: u64) -> Resul
     tracing::warn!(reason, "views.redb is built anew from the journal");
     std::fs::remove_file(file).map_err(|e| StoreError::Unwritable(format!("`{}`: {e}", file.display())))?;
     let (db, _) = open()?;
-    Ok((db, 0))
+    Ok((db, Reached::default()))
 }

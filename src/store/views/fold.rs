@@ -9,8 +9,10 @@ use std::sync::Arc;
 use crate::domain::call::CostBasis;
 use crate::domain::{Call, CallId, Micros, Money, Outcome, Usage, UsageBasis};
 use crate::ledger::entry::{Admit, Body, Deny, Entry, Erasable, Settle};
-use crate::rollup::{Bucket, DimSet, Measures, quarter_of};
+use crate::rollup::{Bucket, Measures, quarter_of};
 use crate::store::StoreError;
+
+use super::tables::set_key;
 
 /// What the rows so far are read from.
 pub trait Base {
@@ -18,8 +20,11 @@ pub trait Base {
     fn seq_of(&self, id: CallId) -> Result<Option<u64>, StoreError>;
     /// The call that a later attempt's ADMIT belongs to.
     fn call_of_attempt(&self, admit: u64) -> Result<Option<u64>, StoreError>;
-    fn bucket(&self, quarter: u32, set: &DimSet) -> Result<Option<Bucket>, StoreError>;
-    fn knows(&self, set: &DimSet) -> Result<bool, StoreError>;
+    fn bucket(&self, quarter: u32, set: u32) -> Result<Option<Bucket>, StoreError>;
+    /// The number of a combination, by its key.
+    fn set_id(&self, key: &[u8]) -> Result<Option<u32>, StoreError>;
+    /// The number the next new combination gets.
+    fn next_set(&self) -> Result<u32, StoreError>;
 }
 
 /// Nothing so far.
@@ -35,11 +40,14 @@ impl Base for Nothing {
     fn call_of_attempt(&self, _: u64) -> Result<Option<u64>, StoreError> {
         Ok(None)
     }
-    fn bucket(&self, _: u32, _: &DimSet) -> Result<Option<Bucket>, StoreError> {
+    fn bucket(&self, _: u32, _: u32) -> Result<Option<Bucket>, StoreError> {
         Ok(None)
     }
-    fn knows(&self, _: &DimSet) -> Result<bool, StoreError> {
-        Ok(false)
+    fn set_id(&self, _: &[u8]) -> Result<Option<u32>, StoreError> {
+        Ok(None)
+    }
+    fn next_set(&self) -> Result<u32, StoreError> {
+        Ok(0)
     }
 }
 
@@ -47,15 +55,24 @@ impl Base for Nothing {
 #[derive(Clone, Debug, Default)]
 pub struct Delta {
     pub calls: BTreeMap<u64, Call>,
+    /// Calls that are new.
     pub ids: HashMap<CallId, u64>,
     /// (provider, the vendor's id of the answer) → call.
     pub responses: HashMap<(String, String), u64>,
+    /// The same for answers of attempts that another attempt replaced: the row has them no more.
+    pub replaced: BTreeMap<(String, String), u64>,
     pub attempts: BTreeMap<u64, u64>,
-    /// An empty bucket is one to be removed.
-    pub buckets: BTreeMap<(u32, Arc<DimSet>), Bucket>,
-    /// Combinations not in the tables, in the order in which entries first used them.
-    pub new_sets: Vec<Arc<DimSet>>,
-    sets: HashMap<Arc<DimSet>, ()>,
+    /// By quarter and number of the combination. An empty bucket is one to be removed.
+    pub buckets: BTreeMap<(u32, u32), Bucket>,
+    /// Keys of the combinations not in the tables, in the order in which entries first used them.
+    pub new_sets: Vec<Arc<[u8]>>,
+    /// Number of the first of those.
+    pub first_new_set: u32,
+    /// Calls that had ended and were changed after that, as they were.
+    pub reopened: BTreeMap<u64, Call>,
+    sets: HashMap<Arc<[u8]>, u32>,
+    /// Room for the key of a combination.
+    key: Vec<u8>,
     /// Sequence after the last entry folded, and that entry's time.
     pub end: Option<(u64, Micros)>,
 }
@@ -108,6 +125,12 @@ impl Delta {
         let seq = self.ids.get(&admit.call).copied().map_or_else(|| base.seq_of(admit.call), |seq| Ok(Some(seq)))?;
         let Some(seq) = seq else { return Ok(()) };
         self.attempts.insert(entry.seq, seq);
+        if let Some(call) = self.call(base, seq)?
+            && makes_answers(&call)
+            && let (Some(provider), Some(response)) = (call.provider, call.response_id)
+        {
+            self.replaced.insert((provider, response), seq);
+        }
         self.change(base, Some(seq), |call| {
             call.attempts = admit.attempt;
             call.outcome = Outcome::Running;
@@ -127,14 +150,11 @@ impl Delta {
         change: impl FnOnce(&mut Call),
     ) -> Result<(), StoreError> {
         let Some(admit) = reference else { return Ok(()) };
-        let mut found = self.call(base, admit)?;
-        if found.is_none() {
-            let first = self.attempts.get(&admit).copied();
-            let first = first.map_or_else(|| base.call_of_attempt(admit), |seq| Ok(Some(seq)))?;
-            found = first.map(|seq| self.call(base, seq)).transpose()?.flatten();
+        let Some(mut call) = self.take(base, admit)? else { return Ok(()) };
+        if call.outcome != Outcome::Running {
+            self.count(base, &call, Bucket::subtract)?;
+            self.reopened.entry(call.seq).or_insert_with(|| call.clone());
         }
-        let Some(mut call) = found else { return Ok(()) };
-        self.count(base, &call, Bucket::subtract)?;
         change(&mut call);
         self.count(base, &call, Bucket::add)?;
         if let (Some(provider), Some(response)) = (&call.provider, &call.response_id)
@@ -146,30 +166,53 @@ impl Delta {
         Ok(())
     }
 
+    /// Takes the row of the call that an ADMIT belongs to, to be put back.
+    fn take(&mut self, base: &dyn Base, admit: u64) -> Result<Option<Call>, StoreError> {
+        if let Some(call) = self.calls.remove(&admit) {
+            return Ok(Some(call));
+        }
+        if let Some(call) = base.call(admit)? {
+            return Ok(Some(call));
+        }
+        let first = self.attempts.get(&admit).copied();
+        let first = first.map_or_else(|| base.call_of_attempt(admit), |seq| Ok(Some(seq)))?;
+        let Some(seq) = first else { return Ok(None) };
+        self.calls.remove(&seq).map_or_else(|| base.call(seq), |call| Ok(Some(call)))
+    }
+
     fn count(&mut self, base: &dyn Base, call: &Call, how: fn(&mut Bucket, &Measures)) -> Result<(), StoreError> {
         let Some(measures) = Measures::of(call) else { return Ok(()) };
-        let set = self.intern(base, DimSet::of(call))?;
-        let key = (quarter_of(call.started_at), set);
-        if !self.buckets.contains_key(&key) {
-            let bucket = base.bucket(key.0, &key.1)?.unwrap_or_default();
-            self.buckets.insert(key.clone(), bucket);
-        }
-        if let Some(bucket) = self.buckets.get_mut(&key) {
-            how(bucket, &measures);
-        }
+        let key = (quarter_of(call.started_at), self.intern(base, call)?);
+        let bucket = match self.buckets.entry(key) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(base.bucket(key.0, key.1)?.unwrap_or_default())
+            }
+        };
+        how(bucket, &measures);
         Ok(())
     }
 
-    fn intern(&mut self, base: &dyn Base, set: DimSet) -> Result<Arc<DimSet>, StoreError> {
-        if let Some((known, ())) = self.sets.get_key_value(&set) {
-            return Ok(known.clone());
+    /// The number of the combination a call is counted under. Numbers follow the order of first use, so that they are the
+    /// same however the entries were cut into batches.
+    fn intern(&mut self, base: &dyn Base, call: &Call) -> Result<u32, StoreError> {
+        set_key(call, &mut self.key)?;
+        if let Some(known) = self.sets.get(self.key.as_slice()) {
+            return Ok(*known);
         }
-        let set = Arc::new(set);
-        if !base.knows(&set)? {
-            self.new_sets.push(set.clone());
-        }
-        self.sets.insert(set.clone(), ());
-        Ok(set)
+        let key: Arc<[u8]> = self.key.as_slice().into();
+        let number = match base.set_id(&key)? {
+            Some(number) => number,
+            None => {
+                if self.new_sets.is_empty() {
+                    self.first_new_set = base.next_set()?;
+                }
+                self.new_sets.push(key.clone());
+                self.first_new_set + (self.new_sets.len() - 1) as u32
+            }
+        };
+        self.sets.insert(key, number);
+        Ok(number)
     }
 }
 

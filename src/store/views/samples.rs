@@ -199,7 +199,10 @@ pub fn traffic(made: &Made, chance: &mut Chance, calls: u64, at: Micros, gap_us:
     let mut open: Vec<(u64, CallId, Attribution, u8)> = Vec::new();
     for _ in 0..calls {
         now = Micros(now.0 + chance.below(gap_us) as i64);
-        let id = CallId((u128::from(chance.next()) << 64) | u128::from(made.len()));
+        // Most ids tell the time, as those of the edge do; some do not.
+        let random = u128::from(chance.next() >> 2) << 10 | u128::from(chance.next() >> 54);
+        let time = if chance.below(4) == 0 { u128::from(chance.next() >> 16) } else { (now.0 / 1_000) as u128 };
+        let id = CallId(time << 80 | random);
         match chance.below(10) {
             0 => {
                 let who = (chance.below(2) == 0).then(|| some_caller(chance));

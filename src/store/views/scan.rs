@@ -1,20 +1,29 @@
 //! Lists and sums: what is read of many calls at once.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{Bound, Range};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::{Call, Filter, Micros};
 use crate::rollup::{DimSet, Measures, quarter_of, quarter_start};
 use crate::store::{AsOf, StoreError};
 
-use super::{View, Views};
+use super::fold::Delta;
+use super::passes::Pass;
+use super::tables::{Reader, read_set};
+use super::{Inner, View, Views, descent, sums};
+
+use descent::{Descent, Step};
 
 /// Rows read in one transaction.
 const ROWS: usize = 50_000;
 /// Longest transaction of a list.
 const TIME: Duration = Duration::from_millis(50);
+/// Bytes of sums read in one transaction.
+const SUMS: usize = if cfg!(test) { 256 } else { 1 << 20 };
+/// How often a pass begins anew because the follower was quicker, before it makes the follower wait.
+const TRIES: usize = 4;
 
 impl Views {
     /// Calls of the filter, newest first, starting before the sequence `before`.
@@ -73,8 +82,8 @@ impl Views {
         Ok(())
     }
 
-    /// Every call of the range once: whole quarters of an hour as sums, what is left at the ragged ends as calls. One
-    /// consistent look; running calls come only as calls.
+    /// Every ended call of the range once: whole quarters of an hour as sums, what is left at the ragged ends as calls.
+    /// All of one moment, which is what is given back, in many short transactions.
     pub fn tally(
         &self,
         from: Option<Micros>,
@@ -82,32 +91,26 @@ impl Views {
         sums: &mut dyn FnMut(u32, &Arc<DimSet>, &Measures),
         ends: &mut dyn FnMut(&Call),
     ) -> Result<AsOf, StoreError> {
-        let _quiet = self.inner.quiet.read().unwrap_or_else(PoisonError::into_inner);
+        let moment = self.inner.moment()?;
         let first = from.map_or(0, |at| quarter_of(Micros(at.0.saturating_add(crate::domain::time::QUARTER - 1))));
         let last = to.map_or(u32::MAX, quarter_of);
-        self.inner.view(|view| {
-            if first > last || (first == last && from.is_some() && to.is_some()) {
-                let whole = Filter { from, to, dimensions: Vec::new() };
-                drain(view, &whole, ends)?;
-                return Ok(view.as_of);
-            }
-            sum(view, first, last, sums)?;
-            if let Some(from) = from
-                && from < quarter_start(first)
-            {
-                drain(
-                    view,
-                    &Filter { from: Some(from), to: Some(quarter_start(first)), dimensions: Vec::new() },
-                    ends,
-                )?;
-            }
-            if let Some(to) = to
-                && quarter_start(last) < to
-            {
-                drain(view, &Filter { from: Some(quarter_start(last)), to: Some(to), dimensions: Vec::new() }, ends)?;
-            }
-            Ok(view.as_of)
-        })
+        let range = |from, to| Filter { from, to, dimensions: Vec::new() };
+        if first > last || (first == last && from.is_some() && to.is_some()) {
+            self.inner.ends(&moment, &range(from, to), ends)?;
+            return Ok(moment.as_of);
+        }
+        self.inner.sum(&moment, first..last, sums)?;
+        if let Some(from) = from
+            && from < quarter_start(first)
+        {
+            self.inner.ends(&moment, &range(Some(from), Some(quarter_start(first))), ends)?;
+        }
+        if let Some(to) = to
+            && quarter_start(last) < to
+        {
+            self.inner.ends(&moment, &range(Some(quarter_start(last)), Some(to)), ends)?;
+        }
+        Ok(moment.as_of)
     }
 
     /// As of which entry an answer given now would be.
@@ -122,52 +125,128 @@ impl Views {
         to_quarter: u32,
         visit: &mut dyn FnMut(u32, &Arc<DimSet>, &Measures),
     ) -> Result<AsOf, StoreError> {
-        let _quiet = self.inner.quiet.read().unwrap_or_else(PoisonError::into_inner);
-        self.inner.view(|view| {
-            sum(view, from_quarter, to_quarter, visit)?;
-            Ok(view.as_of)
-        })
+        let moment = self.inner.moment()?;
+        self.inner.sum(&moment, from_quarter..to_quarter, visit)?;
+        Ok(moment.as_of)
     }
 }
 
-fn sum(
-    view: &View<'_>,
-    from: u32,
-    to: u32,
-    visit: &mut dyn FnMut(u32, &Arc<DimSet>, &Measures),
-) -> Result<(), StoreError> {
-    let empty = BTreeMap::new();
-    // Where the tail does not join the file its sums are of no use: the answer is as of the file.
-    let over = if view.gap { &empty } else { &view.delta.buckets };
-    let over: BTreeMap<(u32, &Arc<DimSet>), _> = over
-        .iter()
-        .filter(|((q, _), _)| (from..to).contains(q))
-        .map(|((q, set), bucket)| ((*q, set), bucket))
-        .collect();
-    view.reader.buckets(from, to, &mut |quarter, set, bucket| {
-        if !over.contains_key(&(quarter, &set)) {
-            visit(quarter, &set, &bucket.measures);
+/// One moment, to be read in many transactions.
+struct Moment {
+    pass: Arc<Pass>,
+    as_of: AsOf,
+    /// What the tail adds to the file as it was then.
+    delta: Arc<Delta>,
+}
+
+impl Inner {
+    /// Fixes a moment: what the follower overwrites from now on is put aside.
+    fn moment(&self) -> Result<Moment, StoreError> {
+        let look = || {
+            self.view(|view| {
+                // A tail that does not join the file has no sums.
+                let delta = if view.gap { Arc::default() } else { view.delta.clone() };
+                Ok((view.reader.reached, view.as_of, delta))
+            })
+        };
+        for _ in 0..TRIES {
+            let (reached, as_of, delta) = look()?;
+            let (pass, now) = self.passes.begin(|| self.file(|reader| Ok(reader.reached)));
+            if now? == reached {
+                return Ok(Moment { pass, as_of, delta });
+            }
+        }
+        let (pass, looked) = self.passes.begin(look);
+        let (_, as_of, delta) = looked?;
+        Ok(Moment { pass, as_of, delta })
+    }
+
+    /// Sums of quarters at that moment, in slices that are read in a short transaction each and looked at after it.
+    fn sum(
+        &self,
+        moment: &Moment,
+        range: Range<u32>,
+        visit: &mut dyn FnMut(u32, &Arc<DimSet>, &Measures),
+    ) -> Result<(), StoreError> {
+        let mut sets = HashMap::new();
+        let over = &moment.delta.buckets;
+        let mut next = range.start;
+        while next < range.end {
+            let begun = next;
+            let mut slice = BTreeMap::new();
+            next = self.file(|reader| {
+                let (mut bytes, mut reached) = (0, range.end);
+                reader.quarters(begun..range.end, &mut |quarter, value| {
+                    bytes += value.len();
+                    slice.insert(quarter, Arc::<[u8]>::from(value));
+                    let more = bytes < SUMS;
+                    if !more {
+                        reached = quarter + 1;
+                    }
+                    more
+                })?;
+                Ok(reached)
+            })?;
+            for quarter in moment.pass.quarters(begun..next) {
+                match moment.pass.quarter(quarter).flatten() {
+                    Some(before) => slice.insert(quarter, before),
+                    None => slice.remove(&quarter),
+                };
+            }
+            for (quarter, value) in &slice {
+                sums::each(value, &mut |number, bucket| {
+                    if !over.contains_key(&(*quarter, number)) {
+                        visit(*quarter, self.set(&moment.delta, number, &mut sets)?, &bucket.measures);
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        for ((quarter, number), bucket) in over.range((range.start, 0)..(range.end, 0)) {
+            if !bucket.is_empty() {
+                visit(*quarter, self.set(&moment.delta, *number, &mut sets)?, &bucket.measures);
+            }
         }
         Ok(())
-    })?;
-    for ((quarter, set), bucket) in over {
-        if !bucket.is_empty() {
-            visit(quarter, set, &bucket.measures);
+    }
+
+    fn set<'s>(
+        &self,
+        delta: &Delta,
+        number: u32,
+        known: &'s mut HashMap<u32, Arc<DimSet>>,
+    ) -> Result<&'s Arc<DimSet>, StoreError> {
+        match known.entry(number) {
+            std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                let new = number.checked_sub(delta.first_new_set).and_then(|n| delta.new_sets.get(n as usize));
+                Ok(place.insert(match new {
+                    Some(key) => Arc::new(read_set(key)?),
+                    None => self.file(|reader: &Reader<'_>| reader.set(number))?,
+                }))
+            }
         }
     }
-    Ok(())
-}
 
-/// All calls of a short range, in this transaction.
-fn drain(view: &View<'_>, filter: &Filter, visit: &mut dyn FnMut(&Call)) -> Result<(), StoreError> {
-    let mut before = None;
-    while let Some(seq) = page(view, filter, before, &mut |call| {
-        visit(&call);
-        true
-    })? {
-        before = Some(seq);
+    /// The calls of a short range that had ended at that moment.
+    fn ends(&self, moment: &Moment, filter: &Filter, visit: &mut dyn FnMut(&Call)) -> Result<(), StoreError> {
+        let mut before = Some(moment.as_of.seq);
+        while before.is_some() {
+            before = self.reader(|reader| {
+                let view = View { reader, delta: moment.delta.clone(), as_of: moment.as_of, gap: false };
+                page(&view, filter, before, &mut |call| {
+                    let in_tail = moment.delta.calls.contains_key(&call.seq);
+                    let then = if in_tail { None } else { moment.pass.call(call.seq) };
+                    let call = then.as_deref().unwrap_or(&call);
+                    if call.settled_seq.is_some_and(|seq| seq < moment.as_of.seq) {
+                        visit(call);
+                    }
+                    true
+                })
+            })?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Visits one transaction's worth of calls. `Some`: there may be more before this sequence.
@@ -179,33 +258,40 @@ fn page(
 ) -> Result<Option<u64>, StoreError> {
     let began = Instant::now();
     let low = filter.from.map_or(Ok(0), |at| view.reader.first_at(at))?;
-    let high = filter.to.map_or(Ok(u64::MAX), |at| view.reader.first_at(at))?;
+    let high = filter.to.map_or(Ok(u64::MAX), |at| view.reader.end_at(at))?;
     let high = high.min(before.unwrap_or(u64::MAX));
-    let mut stored = view.reader.calls_down(low, high)?.peekable();
+    let mut stored = Descent::new(&view.reader, low..high.max(low), filter)?;
+    let mut step = stored.next()?;
     // The search above knows the file only; rows of the tail are few, and each is looked at.
     let end = before.map_or(Bound::Unbounded, Bound::Excluded);
     let tail = if view.gap { None } else { Some(view.delta.calls.range((Bound::Unbounded, end)).rev()) };
     let mut tail = tail.into_iter().flatten().peekable();
     let mut rows = 0;
     loop {
-        let newer = match (stored.peek(), tail.peek()) {
-            (None, None) => return Ok(None),
-            (Some(Ok((seq, _))), Some((over, _))) => **over >= *seq,
-            (Some(_), _) => false,
-            (None, Some(_)) => true,
-        };
-        let call = if newer {
-            let Some((seq, call)) = tail.next() else { continue };
-            if matches!(stored.peek(), Some(Ok((same, _))) if same == seq) {
-                stored.next();
+        let here = step.seq();
+        let call = match tail.next_if(|(seq, _)| **seq >= here) {
+            Some((seq, call)) => {
+                if *seq == here && matches!(step, Step::Call(_)) {
+                    step = stored.next()?;
+                }
+                Some(call.clone())
             }
-            call.clone()
-        } else {
-            match stored.next() {
-                Some(row) => row?.1,
-                None => continue,
-            }
+            None => match std::mem::replace(&mut step, Step::End) {
+                Step::End => return Ok(None),
+                Step::Passed(seq) => {
+                    if began.elapsed() > TIME {
+                        return Ok(Some(seq));
+                    }
+                    step = stored.next()?;
+                    None
+                }
+                Step::Call(call) => {
+                    step = stored.next()?;
+                    Some(*call)
+                }
+            },
         };
+        let Some(call) = call else { continue };
         let seq = call.seq;
         if filter.in_range(call.started_at) && filter.accepts(|d| call.dimension(d)) && !visit(call) {
             return Ok(None);

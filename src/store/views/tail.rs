@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::Block;
 
 /// Most entries kept. More are dropped and read from the journal again.
-pub const MOST_ENTRIES: usize = 32_768;
+pub const MOST_ENTRIES: usize = if cfg!(test) { 4_096 } else { 65_536 };
 
 /// The entries of `from..end`; the file has those before `applied`. Where `applied < from`, what lies between is only in
 /// the journal.

@@ -1,13 +1,17 @@
 //! Views against a naive fold of the same entries: while they follow, after a restart, from nothing.
 
+mod bounded;
+mod packed;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::samples::{Chance, Made, admit, deny, settle, traffic, who};
 use super::*;
-use crate::domain::{Component, CostBasis, Dimension, Filter, Match, Micros, Money, Usage};
+use crate::domain::{Call, CallId, Component, CostBasis, Dimension, Filter, Match, Micros, Money, Outcome, Usage};
 use crate::ledger::entry::Body;
 use crate::rollup::{DimSet, Measures, quarter_of};
+use crate::store::KnownResponse;
 
 const START: &str = "2026-10-24T20:07:31Z";
 
