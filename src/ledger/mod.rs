@@ -20,7 +20,7 @@ pub mod request;
 mod staging;
 pub mod state;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod tree;
 pub mod trust;
 mod words;

@@ -34,7 +34,7 @@ use super::promise::{self, Promise};
 use super::reader::Reader;
 use super::recover::recover;
 use super::seal::{RootKey, random};
-use super::snapshot::{self, Carried};
+use super::snapshot::{self, Carried, Running};
 use super::tiles::Tiles;
 
 /// Interrupted calls that are named by an entry each, at most: what one block holds. Balances have them all.
@@ -153,7 +153,8 @@ fn save(media: &Media, keys: &Arc<DataKeys>, epoch: u64, known: &[Promise]) -> O
     let sizes = (0..=epoch).map(|e| known.iter().filter(|p| p.epoch == e).map(|p| p.size).max().unwrap_or(0));
     let before = sizes.sum();
     let bytes = media.read_side(snapshot::FILE).ok().flatten();
-    match bytes.and_then(|bytes| Carried::from_file(&bytes).ok()) {
+    let running = bytes.and_then(|bytes| Running::from_file(&bytes).ok());
+    match running.and_then(|running| running.opened(Some(keys)).ok()) {
         Some(carried) => {
             let (size, epoch) = (carried.size(), carried.epoch);
             let said = format!(

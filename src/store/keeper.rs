@@ -15,7 +15,7 @@ use data_encoding::HEXLOWER;
 
 use super::media::Media;
 use super::signer::Signer;
-use super::snapshot::{self, Carried};
+use super::snapshot::{self, Running};
 use super::{Head, StoreError};
 
 /// Name of the side file.
@@ -32,7 +32,7 @@ const HEAD_LOG_KEPT: usize = 1 << 20;
 enum Job {
     Head(String),
     Checkpoint(Box<Head>),
-    Snapshot(Box<Carried>),
+    Snapshot(Box<Running>),
     Other(Box<dyn FnOnce() + Send>),
 }
 
@@ -46,7 +46,7 @@ impl Job {
                 return;
             }
             Job::Head(line) => (HEAD_LOG, signer.append(&line)),
-            Job::Snapshot(carried) => (snapshot::FILE, media.replace_side(snapshot::FILE, &carried.to_file())),
+            Job::Snapshot(running) => (snapshot::FILE, media.replace_side(snapshot::FILE, &running.to_file())),
             Job::Other(job) => return job(),
         };
         if let Err(e) = written {
@@ -138,14 +138,14 @@ impl Keeper {
     }
 
     /// Hands a snapshot over. The next is due after as many entries or as long again, even if this one was skipped.
-    pub fn snapshot(&mut self, carried: Carried) {
+    pub fn snapshot(&mut self, running: Running) {
         self.snapshot_at = Instant::now();
-        self.snapshot_size = carried.size();
-        self.hand_over(Job::Snapshot(Box::new(carried)));
+        self.snapshot_size = running.carried.size();
+        self.hand_over(Job::Snapshot(Box::new(running)));
     }
 
     /// Ends the thread, then signs the end and writes both files as of it.
-    pub fn close(&mut self, head: &Head, carried: Carried) -> Result<(), StoreError> {
+    pub fn close(&mut self, head: &Head, running: Running) -> Result<(), StoreError> {
         self.stop();
         if self.signer.is_ready() {
             self.signer.sign(head)?;
@@ -154,7 +154,7 @@ impl Keeper {
         if head.size != self.noted {
             self.signer.append(&line(head)).map_err(unwritable)?;
         }
-        self.media.replace_side(snapshot::FILE, &carried.to_file()).map_err(unwritable)
+        self.media.replace_side(snapshot::FILE, &running.to_file()).map_err(unwritable)
     }
 
     fn stop(&mut self) {

@@ -27,7 +27,7 @@ use super::scrub::{Scrub, Scrubbed};
 use super::seal::RootKey;
 use super::shared::{Gauges, Shared};
 use super::signer::{Signed, Signer};
-use super::views::Views;
+use super::views::{self, Views};
 use super::writer::{Hands, Many, Message, Writer, unpoisoned};
 use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError, Watch};
 
@@ -139,7 +139,7 @@ impl Ledger {
         let carried = recover(&reader, &media)?;
         let history = Arc::new(History::open(&media, reader.clone())?);
         let before = reader.journal.before;
-        let views = Arc::new(open_views(&media, &history, before + size)?);
+        let views = Arc::new(open_views(&media, &history, before + size, hands.threads)?);
         let shared = Arc::new(Shared::new(options.clock, reader.journal.epoch, before));
         let signer = Arc::new(Signer::open(media.clone(), core.clone(), reader.clone())?);
         let keeper = Keeper::start(media.clone(), signer.clone(), size, hands.threads)?;
@@ -459,13 +459,14 @@ fn signed_of(spot: &Spot<'_>) -> Result<Signed, StoreError> {
     Ok(Signed { epoch, size, root: reader.root(size)?, note })
 }
 
-fn open_views(media: &Media, history: &Arc<History>, size: u64) -> Result<Views, StoreError> {
+fn open_views(media: &Media, history: &Arc<History>, size: u64, threads: bool) -> Result<Views, StoreError> {
     let dir = match media {
         Media::Folder(dir) => Some(dir.as_path()),
         Media::Memory(_) => None,
     };
     let history = history.clone();
-    Views::open(dir, Arc::new(move |from, limit| history.entries(from, limit)), size)
+    let journal: views::Journal = Arc::new(move |from, limit| history.entries(from, limit));
+    if threads { Views::open(dir, journal, size) } else { Views::still(dir, journal, size) }
 }
 
 fn make_folder(dir: &Path) -> std::io::Result<()> {

@@ -66,13 +66,46 @@ impl Media {
 
     /// Opens a redb file for writing, making it if it is missing. Another process may read a file on disk meanwhile.
     pub fn open(&self, name: &str, cache: usize) -> Result<File, StoreError> {
-        let mut builder = Builder::new();
-        builder.set_cache_size(cache);
-        let opened = catch(name, || match self {
-            Media::Folder(dir) => builder.set_concurrency_mode(ConcurrencyMode::SingleWriter).create(dir.join(name)),
-            Media::Memory(memory) => builder.create_with_backend(memory.backend(name)),
-        })?;
+        let open = || {
+            let mut builder = Builder::new();
+            builder.set_cache_size(cache);
+            catch(name, || match self {
+                Media::Folder(dir) => {
+                    builder.set_concurrency_mode(ConcurrencyMode::SingleWriter).create(dir.join(name))
+                }
+                Media::Memory(memory) => builder.create_with_backend(memory.backend(name)),
+            })
+        };
+        let opened = match open()? {
+            Err(DatabaseError::Storage(redb::StorageError::Io(e)))
+                if e.kind() == io::ErrorKind::InvalidData && self.put_aside_unmade(name) =>
+            {
+                open()?
+            }
+            opened => opened,
+        };
         opened.map(File::Writable).map_err(|e| self.error(name, e))
+    }
+
+    /// Puts a file out of the way whose making a crash cut short: redb writes its first bytes last. A month's file has
+    /// promised nothing before its first commit (one that had is missed, and named, when the start compares what was
+    /// promised); any other is new only where there is no journal yet.
+    fn put_aside_unmade(&self, name: &str) -> bool {
+        let journal = |name: &String| name.starts_with("journal-");
+        let may_be_new = journal(&name.into()) || self.names().is_ok_and(|names| !names.iter().any(journal));
+        let mut start = [1; 9];
+        let read = self.open_raw_read_only(name).and_then(|file| file.map_or(Ok(()), |f| f.read_at(0, &mut start)));
+        if !may_be_new || read.is_err() || start != [0; 9] {
+            return false;
+        }
+        tracing::warn!(file = name, "it was never finished: it is put aside, and made anew");
+        match self {
+            Media::Folder(dir) => fs::rename(dir.join(name), dir.join(format!("{name}.unfinished"))).is_ok(),
+            Media::Memory(memory) => {
+                memory.remove(name);
+                true
+            }
+        }
     }
 
     /// Opens a redb file for reading only; a file that a crash left behind is repaired first, if nobody has it open.

@@ -25,6 +25,8 @@ mod scrub;
 mod seal;
 mod shared;
 mod signer;
+#[cfg(test)]
+mod sim;
 mod small;
 mod snapshot;
 mod stepped;
@@ -93,6 +95,16 @@ pub enum StoreError {
     Refused(String),
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// What is wrong, without the words around it: to be quoted by another error.
+    fn reason(&self) -> String {
+        match self {
+            StoreError::Unwritable(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// Up to which entry an answer is complete.

@@ -14,7 +14,7 @@ use super::journal::Sealed;
 use super::keys::Place;
 use super::media::Media;
 use super::reader::{MAX_READ, Reader};
-use super::snapshot::{self, Carried};
+use super::snapshot::{self, Carried, Running};
 use super::tiles::WIDTH;
 
 /// The state after the last entry in the journal.
@@ -63,7 +63,7 @@ fn replayed(reader: &Reader, media: &Media) -> Result<Carried, StoreError> {
 /// The running snapshot, if it is of this journal and not ahead of it.
 fn running(reader: &Reader, media: &Media, size: u64) -> Result<Option<Carried>, String> {
     let Some(bytes) = media.read_side(snapshot::FILE).map_err(|e| e.to_string())? else { return Ok(None) };
-    let carried = Carried::from_file(&bytes)?;
+    let carried = Running::from_file(&bytes)?.opened(reader.keys.as_deref())?;
     if carried.epoch != reader.journal.epoch || carried.size() > size {
         return Err(format!("it is of entry {} and the journal has {size}", carried.size()));
     }

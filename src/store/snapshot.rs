@@ -1,10 +1,10 @@
 //! The carried state at one instant: what a month's file begins with, and what makes a start quick.
 //!
 //! The *sealed* snapshot lies in the month's file; its SHA-256 stands in the SNAPSHOT entry that opens the month, so that
-//! the month replays alone. The catalogue in it lies beside it as a value of its own, which the snapshot names by its hash:
-//! it is encoded, hashed and on disk before the month turns. It has no names of persons, which must stay erasable: they lie beside it, sealed under the
-//! organisation's data key, and are in no hash. The *running* one is the side file `state.snapshot`: derived, written now and then, and
-//! thrown away when it does not fit the journal.
+//! the month replays alone. The catalogue in it lies beside it as a value of its own, which the snapshot names by its
+//! hash: it is encoded, hashed and on disk before the month turns. It has no names of persons, which must stay erasable:
+//! they lie beside it, sealed under the organisation's data key, and are in no hash. The *running* one is the side file
+//! `state.snapshot`: derived, written now and then, thrown away when it does not fit the journal, its names sealed too.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::ledger::entry::{Body, Erasable, Person};
 use crate::ledger::state::State;
 use crate::ledger::tree::Tree;
 
+use super::keys::{DataKeys, Place};
 use super::tiles::Tiles;
 
 /// Name of the running snapshot's file.
@@ -24,6 +25,8 @@ pub const FILE: &str = "state.snapshot";
 const VERSION: u8 = 1;
 /// Of the one whose catalogue lies beside it.
 const APART: u8 = 2;
+/// Of the running snapshot's file, whose names of persons stand apart and sealed.
+const NAMES_APART: u8 = 3;
 
 /// State and tree before the entry with sequence `size`.
 #[derive(Clone)]
@@ -176,20 +179,54 @@ impl Carried {
         let state = State::decode(&envelope.state).map_err(|e| format!("the snapshot's state does not decode: {e}"))?;
         Carried::assembled(envelope.epoch, envelope.size, envelope.edge, envelope.unfinished, state)
     }
+}
 
-    /// The running snapshot's file: SHA-256 of the rest, then the encoded snapshot.
+/// The running snapshot: the state without the names of persons, and those, sealed like a group 2 of the entry that is
+/// next. A name in a file that anybody may read could not be erased.
+pub struct Running {
+    pub carried: Carried,
+    pub persons: Option<Vec<u8>>,
+}
+
+impl Running {
+    /// The file: SHA-256 of the rest; a version byte; length of the sealed names (4, little-endian) and the names; the
+    /// encoded snapshot.
     pub fn to_file(&self) -> Vec<u8> {
-        let encoded = self.encode();
-        let mut file = Sha256::digest(&encoded).to_vec();
-        file.extend_from_slice(&encoded);
+        let persons = self.persons.as_deref().unwrap_or_default();
+        let mut file = vec![0; 32];
+        file.push(NAMES_APART);
+        file.extend_from_slice(&(persons.len() as u32).to_le_bytes());
+        file.extend_from_slice(persons);
+        file.extend_from_slice(&self.carried.without_persons().encode());
+        let hash = Sha256::digest(&file[32..]);
+        file[..32].copy_from_slice(&hash);
         file
     }
 
-    pub fn from_file(file: &[u8]) -> Result<Carried, String> {
-        let (hash, encoded) = file.split_first_chunk::<32>().ok_or("the snapshot is cut short")?;
-        if Sha256::digest(encoded).as_slice() != hash {
+    pub fn from_file(file: &[u8]) -> Result<Running, String> {
+        let (hash, rest) = file.split_first_chunk::<32>().ok_or("the snapshot is cut short")?;
+        if Sha256::digest(rest).as_slice() != hash {
             return Err("the snapshot does not fit its hash".into());
         }
-        Carried::decode(encoded)
+        let Some(rest) = rest.strip_prefix(&[NAMES_APART]) else {
+            return Ok(Running { carried: Carried::decode(rest)?, persons: None });
+        };
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or("the snapshot is cut short")?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (persons, encoded) = rest.split_at_checked(length).ok_or("the snapshot is cut short")?;
+        let persons = (!persons.is_empty()).then(|| persons.to_vec());
+        Ok(Running { carried: Carried::decode(encoded)?, persons })
+    }
+
+    /// The snapshot with its names, as far as the keys open them.
+    pub fn opened(self, keys: Option<&DataKeys>) -> Result<Carried, String> {
+        let Running { mut carried, persons } = self;
+        if let (Some(persons), Some(keys)) = (persons, keys) {
+            let place = Place { epoch: carried.epoch, seq: carried.size(), group: 2 };
+            if let Some((_, names)) = keys.open_group(&place, &persons).map_err(|e| e.to_string())? {
+                carried.recall_persons(&names)?;
+            }
+        }
+        Ok(carried)
     }
 }

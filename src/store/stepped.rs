@@ -1,13 +1,14 @@
 //! A ledger without threads, for simulation: nothing happens but what is asked for, in the order in which it is asked.
 //!
 //! It is the same writer, log, feeder, keeper and start-up; only the loops that would call them are left out, and the
-//! rules can be replaced by broken ones, to see that a test notices. The views follow on a thread of their own.
+//! rules can be replaced by broken ones, to see that a test notices. The views follow the same way.
 
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::ledger::request::{Reply, Request};
+use crate::ledger::state::State;
 
 use super::media::{Media, Memory};
 use super::writer::{Decide, Hands, Writer};
@@ -33,6 +34,16 @@ impl Stepped {
     /// For reading; what is submitted through it is refused as closed.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// The state as decided.
+    pub fn state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        self.writer.shared.read(look)
+    }
+
+    /// The views follow by one batch.
+    pub fn follow(&mut self) -> Result<(), StoreError> {
+        self.ledger.views().step()
     }
 
     /// Decides the requests and commits what they become as one block; the answers stand in their order.

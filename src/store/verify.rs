@@ -34,7 +34,7 @@ use super::media::Media;
 use super::reader::Reader;
 use super::recover::sealed_of;
 use super::seal::RootKey;
-use super::snapshot::{self, Carried};
+use super::snapshot::{self, Carried, Running};
 use super::tiles::{Tile, tile_end};
 use super::views::{self, Views};
 use signed::{Signatures, epoch_of};
@@ -306,7 +306,7 @@ impl<'a> Replay<'a> {
         found.first = carried.size();
         let noted = noted(media, epoch, &kind, carried.size(), found)?;
         let running = match media.read_side(snapshot::FILE) {
-            Ok(Some(bytes)) => match Carried::from_file(&bytes) {
+            Ok(Some(bytes)) => match Running::from_file(&bytes).map(|running| running.carried) {
                 Ok(running) if running.epoch != epoch => None,
                 Ok(running) if running.size() <= found.size && running.size() >= carried.size() => Some(running),
                 Ok(_) => None,

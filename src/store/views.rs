@@ -102,6 +102,16 @@ impl Views {
     /// Opens or builds the views of a journal that has `journal_size` entries, and starts to follow it. A file that is
     /// damaged, of another format, or of another journal is built anew.
     pub fn open(dir: Option<&Path>, journal: Journal, journal_size: u64) -> Result<Views, StoreError> {
+        let views = Views::still(dir, journal, journal_size)?;
+        let inner = views.inner.clone();
+        let follower = std::thread::Builder::new().name("views".into()).spawn(move || inner.follow());
+        let follower = follower.map_err(|e| StoreError::Unwritable(format!("no thread for the views: {e}")))?;
+        *views.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(follower);
+        Ok(views)
+    }
+
+    /// The same without a thread: they follow by [`Views::step`].
+    pub(super) fn still(dir: Option<&Path>, journal: Journal, journal_size: u64) -> Result<Views, StoreError> {
         let file = dir.map(|dir| dir.join(FILE));
         let (db, reached) = open_file(file.as_deref(), &journal, journal_size)?;
         let inner = Arc::new(Inner {
@@ -115,12 +125,12 @@ impl Views {
             passes: Passes::default(),
             suspect: AtomicBool::new(false),
         });
-        let follower = {
-            let inner = inner.clone();
-            std::thread::Builder::new().name("views".into()).spawn(move || inner.follow())
-        };
-        let follower = follower.map_err(|e| StoreError::Unwritable(format!("no thread for the views: {e}")))?;
-        Ok(Views { inner, follower: Mutex::new(Some(follower)) })
+        Ok(Views { inner, follower: Mutex::default() })
+    }
+
+    /// Writes one batch of what was committed, if there is any.
+    pub(super) fn step(&self) -> Result<(), StoreError> {
+        if self.inner.tail().unapplied() == 0 { Ok(()) } else { self.inner.step() }
     }
 
     /// Takes what a commit appended. Never blocks on anything but a short lock: called by the writer.

@@ -37,7 +37,7 @@ use super::keys::Place;
 use super::media::Media;
 use super::reader::Reader;
 use super::shared::Shared;
-use super::snapshot::{Carried, Part};
+use super::snapshot::{Carried, Part, Running};
 use super::tiles::{Tile, Tiles};
 use super::time::JournalTime;
 use super::views::Views;
@@ -125,6 +125,8 @@ pub struct Writer {
     broken: Option<Broken>,
     /// Requests refused because the month's file could not be written.
     turned_away: u64,
+    /// Those of them that a GAP entry in the block under construction stands for.
+    noted: u64,
     threads: bool,
     /// The catalogue as the next month begins with it, and when it was last looked after.
     part: Arc<Mutex<Option<Part>>>,
@@ -167,6 +169,7 @@ impl Writer {
             salts: Vec::new(),
             broken: None,
             turned_away: 0,
+            noted: 0,
             threads: hands.threads,
             part: Arc::default(),
             prepared: Instant::now(),
@@ -326,8 +329,8 @@ impl Writer {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(Failure::Refused(error))) => Err(error),
             Ok(Err(Failure::Broken(error))) => {
-                self.break_off(error.to_string(), 1);
-                Err(StoreError::Unwritable(error.to_string()))
+                self.break_off(error.reason(), 1);
+                Err(StoreError::Unwritable(error.reason()))
             }
             Err(_) => {
                 self.break_off("the state machine met a case it does not know".into(), 1);
@@ -450,6 +453,19 @@ impl Writer {
         }
     }
 
+    /// Names of persons, sealed like a group 2 of the entry `seq`; nothing where there are none.
+    fn seal_names(&self, seq: u64, names: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(keys) = self.reader.keys.as_ref().filter(|_| !names.is_empty()) else { return Ok(None) };
+        let place = Place { epoch: self.reader.journal.epoch, seq, group: 2 };
+        keys.seal("", &place, &super::seal::random(), names).map(Some)
+    }
+
+    fn running_snapshot(&self) -> Result<Running, StoreError> {
+        let carried = self.carried();
+        let persons = self.seal_names(carried.size(), &carried.persons())?;
+        Ok(Running { carried, persons })
+    }
+
     /// Commits the block and answers who waits for it.
     pub(super) fn flush(&mut self) -> Result<(), String> {
         if let Some(broken) = &self.broken {
@@ -458,7 +474,7 @@ impl Writer {
         if !self.builder.is_empty() {
             let (started, count) = (Instant::now(), self.builder.count);
             if let Err(error) = self.write() {
-                let why = error.to_string();
+                let why = error.reason();
                 self.break_off(why.clone(), 0);
                 return Err(why);
             }
@@ -503,6 +519,7 @@ impl Writer {
         self.shared.publish(&self.tree);
         self.views.committed(Arc::new(self.reader.positioned(std::mem::take(&mut self.done))));
         self.answered = 0;
+        self.noted = 0;
     }
 
     /// Side file and snapshot, when it is time; off this thread.
@@ -513,7 +530,10 @@ impl Writer {
         let head = self.shared.head();
         self.keeper.note_head(&head);
         if self.keeper.wants_snapshot(head.size) {
-            self.keeper.snapshot(self.carried());
+            match self.running_snapshot() {
+                Ok(running) => self.keeper.snapshot(running),
+                Err(error) => tracing::warn!(%error, "the running snapshot cannot be made"),
+            }
         }
         self.prepare_month();
     }
@@ -525,7 +545,10 @@ impl Writer {
     pub(super) fn close(mut self) -> Result<(), StoreError> {
         let flushed = self.flush().map_err(StoreError::Unwritable);
         let kept = match flushed {
-            Ok(()) => self.keeper.close(&self.shared.head(), self.carried()),
+            Ok(()) => {
+                let running = self.running_snapshot();
+                running.and_then(|running| self.keeper.close(&self.shared.head(), running))
+            }
             Err(_) => Ok(()),
         };
         self.feeder.stop();
@@ -540,10 +563,11 @@ pub fn unpoisoned<T>(result: Result<T, PoisonError<T>>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is taken although the month's file cannot be written: calls under way may end, as long as the log has room.
+/// What is taken although the month's file cannot be written: calls under way may end, and what is missing is said, as
+/// long as the log has room.
 fn ends_a_call(request: &Request) -> bool {
-    use Request::{ExpireLeases, InterruptAll, Job, Settle};
-    matches!(request, Settle { .. } | Job { .. } | ExpireLeases | InterruptAll)
+    use Request::{ExpireLeases, Gap, InterruptAll, Job, Settle};
+    matches!(request, Settle { .. } | Job { .. } | ExpireLeases | InterruptAll | Gap { .. })
 }
 
 /// What `relaxed` may answer ahead of the disk.

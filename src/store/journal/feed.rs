@@ -65,6 +65,9 @@ impl Journal {
     }
 
     fn feed_some(&self, growing: &mut Growing, more: &dyn Fn(usize, usize) -> bool) -> Result<u64, StoreError> {
+        if matches!(growing, Growing::Unknown) {
+            self.take_stock()?;
+        }
         let batch = self.batch(more);
         let Some(last) = batch.last() else { return Ok(0) };
         let fed = self.write_batch(growing, &batch).inspect_err(|_| {
@@ -76,6 +79,16 @@ impl Journal {
         self.fed.store(end, Ordering::SeqCst);
         unpoisoned(self.pending.lock()).retain(|pending| pending.end() > end);
         Ok(count)
+    }
+
+    /// A feed that was reported as failed may have reached the file after all: what the file has is not pending.
+    fn take_stock(&self) -> Result<(), StoreError> {
+        let stored = self.edge()?.map_or(0, |(size, _)| size);
+        if stored > self.fed.load(Ordering::SeqCst) {
+            self.fed.store(stored, Ordering::SeqCst);
+            unpoisoned(self.pending.lock()).retain(|pending| pending.end() > stored);
+        }
+        Ok(())
     }
 
     fn batch(&self, more: &dyn Fn(usize, usize) -> bool) -> Vec<Arc<Pending>> {

@@ -73,6 +73,7 @@ impl Memory {
     pub fn power_on(&self) {
         let mut control = lock(&self.folder.control);
         control.dead = false;
+        control.full = false;
         control.faults = Faults::default();
     }
 
@@ -100,6 +101,11 @@ impl Memory {
     pub fn tape(&self, keep: bool) -> Vec<Event> {
         let tape = keep.then(Vec::new);
         std::mem::replace(&mut lock(&self.folder.control).tape, tape).unwrap_or_default()
+    }
+
+    /// How many events are on the tape.
+    pub fn taped(&self) -> usize {
+        lock(&self.folder.control).tape.as_ref().map_or(0, Vec::len)
     }
 
     /// Does again what was taped; nothing goes wrong.

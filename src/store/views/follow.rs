@@ -124,6 +124,11 @@ impl Inner {
         self.reopen(&damaged(why));
     }
 
+    /// One batch, for who has no follower.
+    pub(super) fn step(&self) -> Result<(), StoreError> {
+        self.apply_batch(&mut Progress::default(), false)
+    }
+
     fn apply_batch(&self, progress: &mut Progress, closing: bool) -> Result<(), StoreError> {
         let db = self.database();
         let (from, mut blocks) = self.tail().batch(BATCH);

@@ -37,6 +37,7 @@ impl Writer {
         self.done.clear();
         self.full_tiles.clear();
         self.answered = 0;
+        self.turned_away += std::mem::take(&mut self.noted);
         self.builder = block::Builder::new(self.shared.head().size);
         match &mut self.broken {
             Some(broken) => broken.refused += refused,
@@ -52,9 +53,15 @@ impl Writer {
             let gap = Request::Gap { reason: "journal_unavailable".into(), count, quotes: None };
             self.shared.healthy.store(true, Ordering::SeqCst);
             match self.take(&gap) {
-                // It is in the next commit.
-                Ok(_) => self.answered += 1,
-                Err(_) => self.turned_away += count,
+                // It is in the next commit; if that fails they are to be put on record again.
+                Ok(_) => self.noted += count,
+                Err(_) => {
+                    self.turned_away += count;
+                    // The note itself is nobody's request.
+                    if let Some(broken) = &mut self.broken {
+                        broken.refused = broken.refused.saturating_sub(1);
+                    }
+                }
             }
         }
     }
@@ -67,7 +74,7 @@ impl Writer {
             Ok(()) => tracing::info!("the journal can be written again"),
             Err(error) => {
                 if let Some(broken) = &mut self.broken {
-                    broken.why = error.to_string();
+                    broken.why = error.reason();
                     broken.pause = (broken.pause * 2).min(BACK_OFF.1);
                     broken.again_at = Instant::now() + broken.pause;
                 }
