@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use crate::pricing::QuoteError;
 use crate::report::ReportError;
 use crate::store::StoreError;
+use crate::store::backup::BackupError;
 
 /// An answer that is no.
 #[derive(Debug)]
@@ -68,6 +69,16 @@ impl From<StoreError> for ApiError {
             StoreError::Busy | StoreError::Unwritable(_) | StoreError::Closed => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", error)
             }
+            error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<BackupError> for ApiError {
+    fn from(error: BackupError) -> ApiError {
+        match error {
+            BackupError::Refused(why) => ApiError::new(StatusCode::CONFLICT, "refused", why),
+            BackupError::Store(error) => error.into(),
             error => ApiError::internal(error),
         }
     }

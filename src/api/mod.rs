@@ -4,6 +4,7 @@
 //! know. Handlers ask `report` one question or give `control` one command, and wrap the answer.
 
 mod auth;
+mod backup;
 mod calls;
 mod declared;
 mod error;
@@ -163,6 +164,13 @@ fn endpoints() -> Vec<Endpoint> {
             "Another signing key, from one checkpoint on that both sign",
             evidence::rotation_schema,
             post(evidence::rotate),
+        ),
+        endpoint(
+            "GET",
+            "/backup",
+            "Everything but the root key as one tar file, complete once it has its manifest; recorded",
+            backup::schema,
+            get(backup::make),
         ),
         endpoint("GET", "/health", "State of the store", health::schema, get(health::show)),
         endpoint("GET", "/openapi.json", "This document", any, get(openapi::show)),

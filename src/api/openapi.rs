@@ -47,6 +47,9 @@ fn operation(endpoint: &Endpoint, generator: &mut schemars::SchemaGenerator) -> 
         answer["text/csv"] = json!({ "schema": { "type": "string" } });
         answer["application/x-ndjson"] = json!({ "schema": { "type": "string" } });
     }
+    if endpoint.path == "/backup" {
+        answer = json!({ "application/x-tar": { "schema": { "type": "string", "format": "binary" } } });
+    }
     let failed = json!({ "description": "No", "content": media(json!({ "$ref": "#/components/schemas/Error" })) });
     let mut operation = json!({
         "summary": endpoint.summary,

@@ -157,20 +157,13 @@ impl Client {
     /// The same, of one of the forms a path has.
     pub async fn print_as(&self, path: &str, accept: &str) -> Result<(), Failure> {
         let answer = self.send(Method::GET, path, None, accept).await?;
-        let status = answer.status();
-        let mut body = answer.into_body();
-        if !status.is_success() {
-            let bytes = axum::body::to_bytes(body, MOST_BYTES).await.unwrap_or_default();
-            return Err(refused(status, &bytes));
-        }
-        let mut out = std::io::stdout().lock();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Failure::unreachable(format!("the answer broke off: {error}")))?;
-            if let Some(chunk) = frame.data_ref() {
-                out.write_all(chunk)?;
-            }
-        }
-        Ok(())
+        pass_on(answer, &mut std::io::stdout().lock()).await
+    }
+
+    /// The answer as it comes, to a file.
+    pub async fn save(&self, path: &str, out: &mut impl Write) -> Result<(), Failure> {
+        let answer = self.send(Method::GET, path, None, "*/*").await?;
+        pass_on(answer, out).await
     }
 
     /// Closes what was opened.
@@ -181,6 +174,23 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// Writes a body as it comes; what went before a failure stays written.
+async fn pass_on(answer: Response<Body>, out: &mut impl Write) -> Result<(), Failure> {
+    let status = answer.status();
+    let mut body = answer.into_body();
+    if !status.is_success() {
+        let bytes = axum::body::to_bytes(body, MOST_BYTES).await.unwrap_or_default();
+        return Err(refused(status, &bytes));
+    }
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::unreachable(format!("the answer broke off: {error}")))?;
+        if let Some(chunk) = frame.data_ref() {
+            out.write_all(chunk)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a refusal means for a command: its words, and its exit code.

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 64 wrong configuration, 69 cannot reach or open.
 
 pub mod apply;
+pub mod backup;
 pub mod calls;
 pub mod client;
 pub mod config;
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::store::StoreError;
+use crate::store::backup::BackupError;
 
 /// Weighs every call to a language model at the gate: who made it, for whom, what it may cost, what it did cost
 #[derive(Debug, Parser)]
@@ -66,6 +68,10 @@ enum Noun {
     Operator(operator::Command),
     /// The journal as evidence
     Ledger(ledger::Command),
+    /// Write everything but the root key to one file, while calls go on
+    Backup(backup::Backup),
+    /// Make a data folder of a backup, as a new epoch
+    Restore(backup::Restore),
     /// The appliance at work with everything built in; nothing leaves the machine
     Demo(demo::Command),
 }
@@ -112,6 +118,16 @@ impl From<StoreError> for Failure {
         Failure::unreachable(error)
     }
 }
+/// A backup that does not verify is an answer; one that was asked for in a wrong way is not.
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Failure {
+        match error {
+            BackupError::Unsound(_) => Failure::no(error),
+            BackupError::Refused(_) => Failure::usage(error),
+            BackupError::Failed(_) | BackupError::Store(_) => Failure::unreachable(error),
+        }
+    }
+}
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
         Failure::unreachable(format!("{error:#}"))
@@ -145,6 +161,8 @@ pub fn run() -> ExitCode {
         Noun::Notify(command) => command.run(&noun::NOTIFY),
         Noun::Operator(command) => command.run(),
         Noun::Ledger(command) => command.run(),
+        Noun::Backup(command) => command.run(),
+        Noun::Restore(command) => command.run(),
         Noun::Demo(command) => command.run(),
     };
     match outcome {

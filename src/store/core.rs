@@ -16,10 +16,10 @@ use crate::domain::Micros;
 
 use super::StoreError;
 use super::media::Media;
-use super::seal::{Envelope, RootKey};
-use super::small::SmallFile;
+use super::seal::{Envelope, KEKS, RootKey};
+use super::small::{SmallFile, Table};
 
-const NAME: &str = "core.redb";
+pub const NAME: &str = "core.redb";
 const OPERATORS: TableDefinition<&str, &[u8]> = TableDefinition::new("operator.v1");
 const TOKENS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("operator-token.v1");
 const SESSIONS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("session.v1");
@@ -126,6 +126,13 @@ pub struct Core {
 }
 
 impl Core {
+    /// Copies the file, without who is signed in and without one-time links.
+    pub(super) fn copy(&self, to: &Media) -> Result<(), StoreError> {
+        let named = [OPERATORS, SECRETS, LEDGER].map(Table::Named);
+        let tables = named.into_iter().chain([Table::Numbered(KEKS), Table::Hashed(TOKENS)]).collect::<Vec<_>>();
+        self.file.copy(to, &tables, &[Table::Hashed(SESSIONS), Table::Hashed(LINKS)])
+    }
+
     pub(super) fn open(media: &Media, root: &RootKey) -> Result<Core, StoreError> {
         let file = SmallFile::open(media, NAME)?;
         let envelope = Envelope::open(&file, root)?;

@@ -66,6 +66,11 @@ impl History {
         Ok(History { past, current })
     }
 
+    /// The journals of all epochs that can be read, the present one last.
+    pub fn journals(&self) -> impl Iterator<Item = &Arc<Journal>> {
+        self.past.iter().map(|past| &past.reader.journal).chain([&self.current.journal])
+    }
+
     /// Every epoch with its tree, the present one as of `head`.
     pub fn epochs(&self, head: &Head) -> Vec<(Arc<Reader>, Tree)> {
         let past = self.past.iter().map(|past| (past.reader.clone(), Tree { size: past.size, root: past.root }));

@@ -23,6 +23,7 @@
 //! file opens at once after a crash whatever its size. Readers use short transactions and are not in the writer's way; a
 //! page that cannot be read is an error, not a panic.
 
+pub mod copy;
 pub mod feed;
 pub mod log;
 
@@ -423,10 +424,7 @@ impl Journal {
             Ok(txn.open_table(EDGE)?.get(self.epoch)?.map(|value| value.value().to_vec()))
         })?;
         let value = value.ok_or_else(|| damaged(&name, "the tree's edge is missing"))?;
-        match (value.first(), number(&value, 1), value.get(9..).map(<[u8]>::as_chunks::<32>)) {
-            (Some(1), Some(size), Some((hashes, []))) => Ok(Some((size, hashes.to_vec()))),
-            _ => Err(damaged(&name, "the tree's edge is not of a known form")),
-        }
+        edge_of(&name, &value).map(Some)
     }
 
     /// The sealed snapshot of a month.
@@ -792,8 +790,16 @@ fn attach(entries: &mut [Stored], skip: usize, group: u8, found: Vec<(u16, Vec<u
     }
 }
 
+/// The stored edge of a tree.
+fn edge_of(name: &str, value: &[u8]) -> Result<Edge, StoreError> {
+    match (value.first(), number(value, 1), value.get(9..).map(<[u8]>::as_chunks::<32>)) {
+        (Some(1), Some(size), Some((hashes, []))) => Ok((size, hashes.to_vec())),
+        _ => Err(damaged(name, "the tree's edge is not of a known form")),
+    }
+}
+
 /// Epoch and month of a file.
-fn month_of(file_name: &str) -> Option<(u64, String)> {
+pub fn month_of(file_name: &str) -> Option<(u64, String)> {
     let name = file_name.strip_prefix("journal-")?.strip_suffix(".redb")?;
     let (month, epoch) = match name.split_once("-e") {
         None => (name, 0),

@@ -14,10 +14,10 @@ use zeroize::Zeroizing;
 use super::StoreError;
 use super::block::SALT;
 use super::media::Media;
-use super::seal::{Envelope, RootKey, Sealer, random};
-use super::small::SmallFile;
+use super::seal::{Envelope, KEKS, RootKey, Sealer, random};
+use super::small::{SmallFile, Table};
 
-const NAME: &str = "keys.redb";
+pub const NAME: &str = "keys.redb";
 const DATA_KEYS: TableDefinition<u32, &[u8]> = TableDefinition::new("data-key.v1");
 /// Unwrapped keys kept in memory; past it they are unwrapped anew.
 const CACHED: usize = 4_096;
@@ -71,6 +71,11 @@ impl DataKeys {
             Ok(())
         })?;
         Ok(DataKeys { file, envelope, known: Mutex::new(known) })
+    }
+
+    /// Copies the file.
+    pub fn copy(&self, to: &Media) -> Result<(), StoreError> {
+        self.file.copy(to, &[Table::Numbered(KEKS), Table::Numbered(DATA_KEYS)], &[])
     }
 
     /// Seals salt and group for a tenant; the value as `group.v1` has it. Makes the tenant's key if it has none.

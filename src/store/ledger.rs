@@ -13,6 +13,7 @@ use crate::domain::{Call, CallId, Catalogue, Filter, Micros};
 use crate::ledger::entry::{Entry, Erasable};
 use crate::ledger::request::{Reply, Request};
 
+use super::backup::{self, BackupError, Manifest, Source};
 use super::core::Core;
 use super::epoch::{self, Begun};
 use super::history::{History, Spot};
@@ -58,6 +59,8 @@ struct Inner {
     places: Arc<Semaphore>,
     /// One large `apply` at a time.
     large: Arc<tokio::sync::Mutex<()>>,
+    /// One backup at a time: they share a scratch folder.
+    backup: Mutex<()>,
     /// Held while the folder is open; released by `close`.
     lock: Mutex<Option<std::fs::File>>,
 }
@@ -148,8 +151,9 @@ impl Ledger {
             Writer::new(shared.clone(), reader.clone(), views.clone(), media, hands, keeper, durability, carried)?;
         let places = Arc::new(Semaphore::new(QUEUE));
         let (queue, _) = sync_channel(0);
-        let (scrub, large, lock) = (Scrub::default(), Arc::default(), Mutex::new(lock));
-        let inner = Inner { shared, reader, history, views, core, signer, scrub, root, queue, places, large, lock };
+        let (scrub, large, backup, lock) = (Scrub::default(), Arc::default(), Mutex::default(), Mutex::new(lock));
+        let inner =
+            Inner { shared, reader, history, views, core, signer, scrub, root, queue, places, large, backup, lock };
         Ok((Ledger { inner: Arc::new(inner) }, writer))
     }
 
@@ -377,6 +381,19 @@ impl Ledger {
         self.inner.scrub.shown()
     }
 
+    /// Writes a backup of everything that is on disk now ([`super::backup`]), while calls go on. Blocks.
+    pub fn backup(&self, out: &mut dyn std::io::Write) -> Result<Manifest, BackupError> {
+        let Ok(_one) = self.inner.backup.try_lock() else {
+            return Err(BackupError::Refused("a backup is under way: wait until it is done".into()));
+        };
+        let Inner { history, core, reader, .. } = &*self.inner;
+        let keys = reader.keys.as_deref().ok_or(StoreError::Closed)?;
+        // Whoever holds the backup holds a promise too. A journal without a key is as sound without.
+        let signed = if self.vkey().is_some() { Some(self.checkpoint()?) } else { None };
+        let source = Source { history, keys, core, head: self.head(), signed, now: self.clock().now() };
+        backup::make(&source, out)
+    }
+
     /// The proof that the tree of `old` entries is the beginning of the tree of `new`.
     pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<[u8; 32]>, StoreError> {
         let head = self.head().size;
@@ -469,7 +486,8 @@ fn open_views(media: &Media, history: &Arc<History>, size: u64, threads: bool) -
     if threads { Views::open(dir, journal, size) } else { Views::still(dir, journal, size) }
 }
 
-fn make_folder(dir: &Path) -> std::io::Result<()> {
+/// Makes a folder that only its owner can look into.
+pub fn make_folder(dir: &Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -7,6 +7,7 @@
 //! start against what was promised before, `proofs` proves one entry, [`verify`] replays everything, `scrub` reads stored
 //! bytes again, and where a history cannot be gone on with, `epoch` begins another and `history` shows all as one row.
 
+pub mod backup;
 mod block;
 pub mod clock;
 pub mod core;

@@ -22,7 +22,8 @@ use super::media::Media;
 use super::small::SmallFile;
 
 const NONCE: usize = 12;
-const KEKS: TableDefinition<u32, &[u8]> = TableDefinition::new("kek.v1");
+/// Wrapped keys of a file.
+pub const KEKS: TableDefinition<u32, &[u8]> = TableDefinition::new("kek.v1");
 
 /// Random bytes from the operating system's generator.
 pub fn random<const N: usize>() -> [u8; N] {
@@ -71,12 +72,16 @@ impl RootKey {
 
     /// The root key of a data folder, if there is one: for readers, who make nothing.
     pub fn find(media: &Media) -> Result<Option<RootKey>, StoreError> {
-        let given = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|d| Path::new(&d).join("wb-root").exists())
-            || std::env::var_os("WEIGHBRIDGE_ROOT_KEY").is_some();
         match media {
-            Media::Folder(dir) if !given && !dir.join("root.key").exists() => Ok(None),
+            Media::Folder(dir) if !RootKey::is_given() && !dir.join("root.key").exists() => Ok(None),
             _ => RootKey::load(media).map(Some),
         }
+    }
+
+    /// Whether it comes from outside the data folder.
+    pub fn is_given() -> bool {
+        std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|d| Path::new(&d).join("wb-root").exists())
+            || std::env::var_os("WEIGHBRIDGE_ROOT_KEY").is_some()
     }
 
     /// The root key of a data folder, made at its first start. A folder in memory has one of its own.
@@ -112,13 +117,22 @@ impl RootKey {
 }
 
 fn make_key(path: &Path) -> std::io::Result<()> {
+    write_key(path, &Zeroizing::new(random()))
+}
+
+/// Puts a copy of the root key in `from` where a data folder has its own.
+pub fn copy_key(from: &Path, path: &Path) -> Result<(), StoreError> {
+    let key = read_key(from)?;
+    write_key(path, &key).map_err(|e| StoreError::Unwritable(format!("`{}`: {e}", path.display())))
+}
+
+fn write_key(path: &Path, key: &[u8; 32]) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o400);
-    let key = Zeroizing::new(random::<32>());
     let mut file = options.open(path)?;
-    file.write_all(key.as_slice())?;
+    file.write_all(key)?;
     file.sync_all()
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use redb::{ReadTransaction, WriteTransaction};
+use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 
 use super::StoreError;
 use super::journal::{reading, writing};
-use super::media::{COLD_CACHE, File, Media};
+use super::media::{COLD_CACHE, File, Media, catch};
 use super::writer::unpoisoned;
 
 /// The file, by name and folder.
@@ -58,10 +58,88 @@ impl SmallFile {
         self.judge(result)
     }
 
+    /// Copies these tables into a new file of the same name, as one read transaction sees them. A table that is neither
+    /// named nor to be empty in the copy is an error: a copy that lacks something is none.
+    pub fn copy(&self, to: &Media, tables: &[Table], emptied: &[Table]) -> Result<(), StoreError> {
+        let copy = to.open(self.name, COLD_CACHE)?;
+        self.read(|source| {
+            for found in source.list_tables()? {
+                let name = found.name();
+                if !tables.iter().chain(emptied).any(|table| table.name() == name) {
+                    return Err(redb::Error::TableDoesNotExist(name.to_owned()));
+                }
+            }
+            Ok(())
+        })?;
+        writing(self.name, &copy, |out| {
+            let copied = self.read(|source| tables.iter().try_for_each(|table| table.copy(source, out)));
+            copied.map_err(|e| redb::Error::Io(std::io::Error::other(e.to_string())))?;
+            emptied.iter().try_for_each(|table| table.make(out))
+        })?;
+        close(self.name, copy)
+    }
+
     fn judge<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if result.is_err() {
             unpoisoned(self.handle.lock()).take();
         }
         result
     }
+}
+
+/// A table of bytes, by the kind of its key.
+pub enum Table {
+    Numbered(TableDefinition<'static, u32, &'static [u8]>),
+    Named(TableDefinition<'static, &'static str, &'static [u8]>),
+    Hashed(TableDefinition<'static, &'static [u8], &'static [u8]>),
+}
+
+impl Table {
+    fn name(&self) -> &str {
+        match self {
+            Table::Numbered(table) => table.name(),
+            Table::Named(table) => table.name(),
+            Table::Hashed(table) => table.name(),
+        }
+    }
+
+    fn make(&self, out: &WriteTransaction) -> Result<(), redb::Error> {
+        match self {
+            Table::Numbered(table) => out.open_table(*table).map(drop)?,
+            Table::Named(table) => out.open_table(*table).map(drop)?,
+            Table::Hashed(table) => out.open_table(*table).map(drop)?,
+        }
+        Ok(())
+    }
+
+    fn copy(&self, source: &ReadTransaction, out: &WriteTransaction) -> Result<(), redb::Error> {
+        match self {
+            Table::Numbered(table) => copy_table(source, out, *table),
+            Table::Named(table) => copy_table(source, out, *table),
+            Table::Hashed(table) => copy_table(source, out, *table),
+        }
+    }
+}
+
+/// Copies a whole table; one that was never made is made empty.
+pub fn copy_table<K: Key + 'static>(
+    source: &ReadTransaction,
+    out: &WriteTransaction,
+    table: TableDefinition<'static, K, &'static [u8]>,
+) -> Result<(), redb::Error> {
+    let mut out = out.open_table(table)?;
+    let source = match source.open_table(table) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        opened => opened?,
+    };
+    for row in source.iter()? {
+        let (key, value) = row?;
+        out.insert(key.value(), value.value())?;
+    }
+    Ok(())
+}
+
+/// Closes a file that is to be read as bytes afterwards.
+pub fn close(name: &str, file: File) -> Result<(), StoreError> {
+    catch(name, || file.close())?.map_err(|e| StoreError::Unwritable(format!("`{name}`: {e}")))
 }
