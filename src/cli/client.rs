@@ -56,6 +56,11 @@ enum Way {
 }
 
 impl Reach {
+    /// The folder, where one was named.
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        self.data.as_deref()
+    }
+
     /// Opens the folder or makes a client; no request is sent yet.
     pub fn open(&self) -> Result<Client, Failure> {
         match &self.data {

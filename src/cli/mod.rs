@@ -9,6 +9,7 @@ pub mod calls;
 pub mod client;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 mod filters;
 pub mod key;
 pub mod ledger;
@@ -72,6 +73,8 @@ enum Noun {
     Backup(backup::Backup),
     /// Make a data folder of a backup, as a new epoch
     Restore(backup::Restore),
+    /// Look at everything that goes wrong first, each with the way out
+    Doctor(doctor::Command),
     /// The appliance at work with everything built in; nothing leaves the machine
     Demo(demo::Command),
 }
@@ -163,6 +166,7 @@ pub fn run() -> ExitCode {
         Noun::Ledger(command) => command.run(),
         Noun::Backup(command) => command.run(),
         Noun::Restore(command) => command.run(),
+        Noun::Doctor(command) => command.run(),
         Noun::Demo(command) => command.run(),
     };
     match outcome {

@@ -389,7 +389,14 @@ impl Ledger {
         let Inner { history, core, reader, .. } = &*self.inner;
         let keys = reader.keys.as_deref().ok_or(StoreError::Closed)?;
         // Whoever holds the backup holds a promise too. A journal without a key is as sound without.
-        let signed = if self.vkey().is_some() { Some(self.checkpoint()?) } else { None };
+        let signed = match self.vkey().map(|_| self.checkpoint()) {
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the backup has no checkpoint of its own");
+                self.last_checkpoint()
+            }
+            Some(Ok(signed)) => Some(signed),
+            None => None,
+        };
         let source = Source { history, keys, core, head: self.head(), signed, now: self.clock().now() };
         backup::make(&source, out)
     }

@@ -108,6 +108,15 @@ impl Media {
         }
     }
 
+    /// Makes a redb file that no other process looks at before it is closed: its commits need not wait for the disk.
+    pub fn make_alone(&self, name: &str) -> Result<File, StoreError> {
+        let Media::Folder(dir) = self else { return self.open(name, COLD_CACHE) };
+        let mut builder = Builder::new();
+        builder.set_cache_size(COLD_CACHE);
+        let made = catch(name, || builder.create(dir.join(name)))?;
+        made.map(File::Writable).map_err(|e| self.error(name, e))
+    }
+
     /// Opens a redb file for reading only; a file that a crash left behind is repaired first, if nobody has it open.
     pub fn open_read_only(&self, name: &str) -> Result<File, StoreError> {
         let Media::Folder(dir) = self else { return self.open(name, COLD_CACHE) };

@@ -61,7 +61,7 @@ impl SmallFile {
     /// Copies these tables into a new file of the same name, as one read transaction sees them. A table that is neither
     /// named nor to be empty in the copy is an error: a copy that lacks something is none.
     pub fn copy(&self, to: &Media, tables: &[Table], emptied: &[Table]) -> Result<(), StoreError> {
-        let copy = to.open(self.name, COLD_CACHE)?;
+        let copy = to.make_alone(self.name)?;
         self.read(|source| {
             for found in source.list_tables()? {
                 let name = found.name();

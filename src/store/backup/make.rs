@@ -70,7 +70,7 @@ pub fn make(source: &Source<'_>, out: &mut dyn Write) -> Result<Manifest, Backup
     archive.imports(dir)?;
 
     let signed = source.signed.as_ref().filter(|signed| signed.epoch == current.epoch && signed.size <= end.size);
-    let manifest = Manifest {
+    let manifest = (Manifest {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
         made_at: source.now,
@@ -82,8 +82,9 @@ pub fn make(source: &Source<'_>, out: &mut dyn Write) -> Result<Manifest, Backup
         notes: archive.notes,
         members: archive.members,
         sha256: None,
-    };
-    let text = manifest.sealed()?;
+    })
+    .sealed()?;
+    let text = manifest.text()?;
     archive.out.file(MANIFEST, text.len() as u64, &mut text.as_slice())?;
     archive.out.end()?;
     Ok(manifest)

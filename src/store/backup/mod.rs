@@ -106,11 +106,11 @@ impl Manifest {
         Ok(text)
     }
 
-    /// The bytes of the member, with their own hash in them.
-    fn sealed(&self) -> Result<Vec<u8>, BackupError> {
+    /// With its own hash in it.
+    fn sealed(&self) -> Result<Manifest, BackupError> {
         let bare = Manifest { sha256: None, ..self.clone() };
         let sha256 = Some(HEXLOWER.encode(&Sha256::digest(bare.text()?)));
-        Manifest { sha256, ..bare }.text()
+        Ok(Manifest { sha256, ..bare })
     }
 
     /// Reads the member; a changed byte anywhere in it is noticed.
@@ -125,7 +125,7 @@ impl Manifest {
             return Err(StoreError::Newer { file: MANIFEST.into(), found: format, known: FORMAT }.into());
         }
         let manifest: Manifest = serde_json::from_slice(text).map_err(unreadable)?;
-        if manifest.sealed()? != text {
+        if manifest.sealed()?.text()? != text {
             return Err(BackupError::Unsound(format!("`{MANIFEST}` is not as it was written")));
         }
         Ok(manifest)

@@ -10,7 +10,7 @@ use redb::{ReadTransaction, TableHandle, WriteTransaction};
 
 use crate::ledger::tree::Tree;
 use crate::store::StoreError;
-use crate::store::media::{COLD_CACHE, File, Media, catch};
+use crate::store::media::{File, Media, catch};
 use crate::store::small::{close, copy_table};
 
 use super::{
@@ -64,21 +64,13 @@ impl Journal {
         self.lock().iter().map(super::Month::file_name).collect()
     }
 
-    /// Puts everything committed by now into the files.
-    pub fn feed_up_to_now(&self) -> Result<(), StoreError> {
-        let wanted = self.size();
-        // Not until nothing is pending: under load that might never be.
-        while self.fed() < wanted && self.feed()? > 0 {}
-        Ok(())
-    }
-
     /// Copies one of the files into another folder, under its name. Commits and feeds go on meanwhile.
     pub fn copy_file(&self, name: &str, to: &Media) -> Result<Copied, StoreError> {
-        let copy = to.open(name, COLD_CACHE)?;
+        let copy = to.make_alone(name)?;
         let now = Instant::now();
         let mut chunk = Chunk { block: 0, tiles: [0; 8], checkpoint: 0, bytes: 0, since: now, last: false };
         while self.copy_chunk(name, &copy, &mut chunk)?.is_none() {}
-        self.feed_up_to_now()?;
+        self.feed_all()?;
         chunk.last = true;
         let copied = self.copy_chunk(name, &copy, &mut chunk)?;
         close(name, copy)?;
