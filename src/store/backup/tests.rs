@@ -96,6 +96,7 @@ async fn a_backup_made_while_entries_come_restores_to_the_same_entries_in_a_new_
     ledger.start_signing().unwrap();
     notes(&ledger, 0, 3);
     ledger.close().await.unwrap();
+    drop(ledger);
     let verified = verify(&other).unwrap();
     assert_eq!((verified.verdict, verified.epoch), (Verdict::Verified, 1), "{verified:#?}");
 
