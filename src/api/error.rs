@@ -66,7 +66,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
         match error {
             StoreError::Refused(why) => ApiError::new(StatusCode::CONFLICT, "refused", why),
-            StoreError::Busy | StoreError::Unwritable(_) | StoreError::Closed => {
+            StoreError::Busy | StoreError::Unwritable(_) | StoreError::Full(_) | StoreError::Closed => {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "journal_unavailable", error)
             }
             error => ApiError::internal(error),

@@ -24,12 +24,23 @@ pub struct HealthView {
     /// Entries that the derived file does not have yet.
     views_behind: u64,
     open_calls: u64,
+    /// What cannot be written at the moment: `journal` stops calls, the others are behind until they can.
+    troubles: Vec<TroubleView>,
     catalogue_revision: u64,
     /// What reading the stored bytes again has found so far.
     scrub: ScrubView,
     /// Entries of the newest signed checkpoint; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpoint_entries: Option<u64>,
+}
+
+/// A part of the store in trouble.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Trouble")]
+struct TroubleView {
+    /// `journal`, `views`, `head_log`, `checkpoint`, `snapshot` or `next_month`.
+    part: &'static str,
+    why: String,
 }
 
 /// Stored bytes read again and held against their hashes.
@@ -69,6 +80,7 @@ pub async fn show(State(api): State<Api>) -> Json<HealthView> {
         newest_entry_at: head.at,
         views_behind: head.position().saturating_sub(api.ledger.views().applied()),
         open_calls: api.ledger.running().len() as u64,
+        troubles: api.ledger.troubles().into_iter().map(|(part, why)| TroubleView { part: part.name(), why }).collect(),
         catalogue_revision: api.ledger.catalogue().revision,
         scrub: api.ledger.scrubbed().into(),
         checkpoint_entries: api.ledger.last_checkpoint().map(|signed| signed.size),
@@ -85,6 +97,8 @@ pub async fn ready(State(api): State<Api>) -> (StatusCode, &'static str) {
     if api.ledger.healthy() && api.ledger.scrubbed().findings > 0 {
         // Calls can go on; the operator must look.
         (StatusCode::OK, "ready; stored bytes are damaged: see /api/v1/health\n")
+    } else if api.ledger.healthy() && !api.ledger.troubles().is_empty() {
+        (StatusCode::OK, "ready; not everything can be written: see troubles in /api/v1/health\n")
     } else if api.ledger.healthy() {
         (StatusCode::OK, "ready\n")
     } else {

@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 use crate::domain::time::QUARTER;
 use crate::domain::{Code, Component, Dimension, Filter, Match, Money, Outcome};
 use crate::rollup::{Measures, quarter_of};
-use crate::store::{Gauges, Scrubbed, StoreError};
+use crate::store::{Gauges, Part, Scrubbed, StoreError};
 
 use super::{Api, ApiError};
 
@@ -85,6 +85,11 @@ struct Budget {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
+struct InTrouble {
+    part: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct Build {
     version: &'static str,
 }
@@ -99,9 +104,16 @@ struct Scrape {
     entries: u64,
     checkpoint: u64,
     scrub: Scrubbed,
+    /// Every part of the store, and whether it is in trouble.
+    troubles: Vec<(Part, bool)>,
     /// Settled and held, over the limit.
     budgets: Vec<(String, f64)>,
     process: Process,
+}
+
+fn troubles(api: &Api) -> Vec<(Part, bool)> {
+    let now = api.ledger.troubles();
+    Part::ALL.map(|part| (part, now.iter().any(|(in_trouble, _)| *in_trouble == part))).to_vec()
 }
 
 impl Scrape {
@@ -123,6 +135,7 @@ impl Scrape {
             entries: api.ledger.head().size,
             checkpoint: api.ledger.last_checkpoint().map_or(0, |signed| signed.size),
             scrub: api.ledger.scrubbed(),
+            troubles: troubles(api),
             budgets,
             process: Process::look(),
         })
@@ -179,6 +192,8 @@ impl Scrape {
         ] {
             page.gauge(name, help, value)?;
         }
+        let troubles = self.troubles.iter().map(|(part, bad)| (InTrouble { part: part.name() }, u64::from(*bad)));
+        page.gauges("weighbridge_trouble", "1 while this part of the store cannot be written", troubles)?;
         page.histogram("weighbridge_commit_seconds", "Time of one commit of the journal", &self.gauges)?;
         let used = self.budgets.iter().map(|(budget, used)| (Budget { budget: budget.clone() }, *used));
         let help = "Settled and held, over the limit, in the current period";

@@ -41,6 +41,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_secs(10);
 /// How often stored bytes are read again, and how many: 2 MB/s.
 const SCRUB: (Duration, u64) = (Duration::from_secs(1), 2 << 20);
+/// How often the ballast is looked at: it grows by 1 MiB at a time.
+const BALLAST: Duration = Duration::from_secs(5);
 /// Connections beside those of calls: health checks, idle keep-alive.
 const SPARE_CONNECTIONS: usize = 1_024;
 
@@ -79,7 +81,7 @@ pub fn open_anew(server: &config::Server, reason: &str) -> Result<Ledger, StoreE
             tracing::warn!("the journal is what was promised: no new epoch was begun");
             Ok(ledger)
         }
-        Err(why @ (StoreError::Rollback { .. } | StoreError::Damaged { .. })) => {
+        Err(why @ (StoreError::Rollback { .. } | StoreError::Damaged { .. } | StoreError::Missing { .. })) => {
             tracing::warn!(%why, "the journal cannot be gone on with");
             let begun = Ledger::begin_epoch(&server.data_dir, &SystemClock, reason)?;
             let (epoch, interrupted) = (begun.epoch, begun.interrupted);
@@ -148,6 +150,11 @@ impl App {
         app.rest.spawn(background(app.ledger.clone(), app.gateway.clone(), app.stop_web.clone()));
         app.rest.spawn(scrub(app.ledger.clone(), app.stop_web.clone()));
         Ok(app)
+    }
+
+    /// From now on a ballast is kept for the day the disk is full.
+    pub fn keep_ballast(&self) {
+        self.rest.spawn(ballast(self.ledger.clone(), self.stop_web.clone()));
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -286,6 +293,22 @@ async fn background(ledger: Ledger, gateway: Gateway, stop: CancellationToken) {
             tracing::warn!(%error, "leases could not be looked at");
         }
         gateway.write_folded(false).await;
+    }
+}
+
+/// Makes the ballast, slowly, and again once there is room after it was given up.
+async fn ballast(ledger: Ledger, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(BALLAST);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let ledger = ledger.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || ledger.grow_ballast()).await {
+            tracing::error!(%error, "the ballast was not looked at");
+        }
     }
 }
 

@@ -72,6 +72,7 @@ impl Command {
             tracing::info!("{line}");
         }
         let app = App::start(&config.server, ledger).await?;
+        app.keep_ballast();
         announce(&app)?;
         loop {
             tokio::select! {

@@ -111,7 +111,7 @@ impl Crossing {
         let (request, by) = (Arc::new(request), Instant::now() + KEEP_TRYING);
         loop {
             match self.gateway.inner.ledger.submit_shared(request.clone()).await {
-                Err(StoreError::Unwritable(_) | StoreError::Busy) if Instant::now() < by => {
+                Err(StoreError::Unwritable(_) | StoreError::Full(_) | StoreError::Busy) if Instant::now() < by => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
                 Err(error) => {

@@ -19,6 +19,7 @@ use super::media::Media;
 use super::seal::{Envelope, KEKS, RootKey};
 use super::small::{SmallFile, Table};
 
+/// Name of the file.
 pub const NAME: &str = "core.redb";
 const OPERATORS: TableDefinition<&str, &[u8]> = TableDefinition::new("operator.v1");
 const TOKENS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("operator-token.v1");

@@ -862,6 +862,7 @@ pub fn explain(name: &str, error: redb::Error) -> StoreError {
         | redb::Error::TableTypeMismatch { .. }
         | redb::Error::TableDoesNotExist(_)
         | redb::Error::TypeDefinitionChanged { .. } => damaged(name, error.to_string()),
+        redb::Error::Io(e) => StoreError::io(name, &e),
         other => StoreError::Unwritable(format!("`{name}`: {other}")),
     }
 }
@@ -872,6 +873,41 @@ pub fn set_format(media: &Media, name: &str, format: u64) {
     let file = media.open(name, super::media::COLD_CACHE).unwrap();
     writing(name, &file, |txn| {
         Ok(txn.open_table(META)?.insert("format", format.to_le_bytes().as_slice()).map(drop)?)
+    })
+    .unwrap();
+}
+
+/// Stores a month's blocks as the version before the log did: one for each commit, unpacked.
+#[cfg(test)]
+pub fn store_as_before_the_log(media: &Media, name: &str) {
+    use redb::ReadableTable;
+
+    let journal = Journal::open(media.clone(), Mode::Write).unwrap();
+    let entries = journal.read(0, usize::MAX, true).unwrap();
+    journal.close().unwrap();
+    let file = media.open(name, super::media::COLD_CACHE).unwrap();
+    writing(name, &file, |txn| {
+        txn.delete_table(GROUPS)?;
+        let mut groups = txn.open_table(GROUPS)?;
+        let mut blocks = txn.open_table(BLOCKS)?;
+        let keys: Vec<(u64, u64)> =
+            blocks.iter()?.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
+        for key in &keys {
+            blocks.remove(key)?;
+        }
+        let mut rest = entries.as_slice();
+        for size in (1..=3).cycle() {
+            let (commit, after) = rest.split_at(size.min(rest.len()));
+            let Some(first) = commit.first() else { break };
+            let mut builder = block::Builder::new(first.seq);
+            commit.iter().for_each(|e| builder.push(crate::domain::Micros(0), &e.raw, &e.groups));
+            blocks.insert((keys[0].0, first.seq), builder.block.as_slice())?;
+            for (group, value) in (1u8..).zip(&builder.groups).filter(|(_, value)| !value.is_empty()) {
+                groups.insert((keys[0].0, first.seq, group), value.as_slice())?;
+            }
+            rest = after;
+        }
+        Ok(())
     })
     .unwrap();
 }

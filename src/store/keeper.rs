@@ -16,6 +16,7 @@ use data_encoding::HEXLOWER;
 use super::media::Media;
 use super::signer::Signer;
 use super::snapshot::{self, Running};
+use super::trouble::{Part, Troubles};
 use super::{Head, StoreError};
 
 /// Name of the side file.
@@ -29,28 +30,30 @@ const SNAPSHOT_ENTRIES: u64 = 20_000;
 pub const HEAD_LOG_LIMIT: usize = 8 << 20;
 const HEAD_LOG_KEPT: usize = 1 << 20;
 
+/// What makes the next month ready.
+pub type Making = Box<dyn FnOnce() -> Result<(), StoreError> + Send>;
+
 enum Job {
     Head(String),
     Checkpoint(Box<Head>),
     Snapshot(Box<Running>),
-    Other(Box<dyn FnOnce() + Send>),
+    NextMonth(Making),
 }
 
 impl Job {
-    fn run(self, media: &Media, signer: &Signer) {
-        let (name, written) = match self {
-            Job::Checkpoint(head) => {
-                if let Err(error) = signer.sign(&head) {
-                    tracing::warn!(%error, size = head.size, "a checkpoint was not signed");
-                }
-                return;
+    fn run(self, media: &Media, signer: &Signer, troubles: &Troubles) {
+        let (part, done) = match self {
+            Job::Checkpoint(head) => (Part::Checkpoint, signer.sign(&head).map(drop)),
+            Job::Head(line) => (Part::HeadLog, signer.append(&line).map_err(|e| StoreError::io(HEAD_LOG, &e))),
+            Job::Snapshot(running) => {
+                let written = media.replace_side(snapshot::FILE, &running.to_file());
+                (Part::Snapshot, written.map_err(|e| StoreError::io(snapshot::FILE, &e)))
             }
-            Job::Head(line) => (HEAD_LOG, signer.append(&line)),
-            Job::Snapshot(running) => (snapshot::FILE, media.replace_side(snapshot::FILE, &running.to_file())),
-            Job::Other(job) => return job(),
+            Job::NextMonth(job) => (Part::NextMonth, job()),
         };
-        if let Err(e) = written {
-            tracing::warn!(file = name, error = %e, "a side file cannot be written");
+        match done {
+            Ok(()) => troubles.over(part),
+            Err(error) => troubles.failed(part, &error),
         }
     }
 }
@@ -59,6 +62,7 @@ impl Job {
 pub struct Keeper {
     media: Media,
     signer: Arc<Signer>,
+    troubles: Arc<Troubles>,
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     head_at: Instant,
@@ -72,10 +76,16 @@ pub struct Keeper {
 
 impl Keeper {
     /// `size`: entries at start. Without a thread, jobs are done where they are handed over.
-    pub fn start(media: Media, signer: Arc<Signer>, size: u64, with_thread: bool) -> Result<Keeper, StoreError> {
+    pub fn start(
+        media: Media,
+        signer: Arc<Signer>,
+        troubles: Arc<Troubles>,
+        size: u64,
+        with_thread: bool,
+    ) -> Result<Keeper, StoreError> {
         let (jobs, queue) = sync_channel(4);
-        let (place, signing) = (media.clone(), signer.clone());
-        let work = move || queue.iter().for_each(|job: Job| job.run(&place, &signing));
+        let (place, signing, telling) = (media.clone(), signer.clone(), troubles.clone());
+        let work = move || queue.iter().for_each(|job: Job| job.run(&place, &signing, &telling));
         let thread = with_thread.then(|| std::thread::Builder::new().name("keeper".into()).spawn(work));
         let thread = thread.transpose();
         let thread = thread.map_err(|e| StoreError::Unwritable(format!("no thread for side files: {e}")))?;
@@ -84,6 +94,7 @@ impl Keeper {
         Ok(Keeper {
             media,
             signer,
+            troubles,
             asked,
             asked_at: now,
             jobs: Some(jobs),
@@ -97,7 +108,7 @@ impl Keeper {
 
     fn hand_over(&self, job: Job) -> bool {
         if self.thread.is_none() {
-            job.run(&self.media, &self.signer);
+            job.run(&self.media, &self.signer, &self.troubles);
             return true;
         }
         !matches!(
@@ -106,9 +117,9 @@ impl Keeper {
         )
     }
 
-    /// Has something else done off the writer's thread. A full queue skips it.
-    pub fn run(&self, job: Box<dyn FnOnce() + Send>) {
-        self.hand_over(Job::Other(job));
+    /// Has the next month made ready off the writer's thread. A full queue skips it.
+    pub fn prepare(&self, making: Making) {
+        self.hand_over(Job::NextMonth(making));
     }
 
     /// Notes the head if it moved and it is time, and has it signed when that is due.

@@ -17,6 +17,7 @@ use super::media::Media;
 use super::seal::{Envelope, KEKS, RootKey, Sealer, random};
 use super::small::{SmallFile, Table};
 
+/// Name of the file.
 pub const NAME: &str = "keys.redb";
 const DATA_KEYS: TableDefinition<u32, &[u8]> = TableDefinition::new("data-key.v1");
 /// Unwrapped keys kept in memory; past it they are unwrapped anew.

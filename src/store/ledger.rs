@@ -14,12 +14,12 @@ use crate::ledger::entry::{Entry, Erasable};
 use crate::ledger::request::{Reply, Request};
 
 use super::backup::{self, BackupError, Manifest, Source};
-use super::core::Core;
+use super::core::{self, Core};
 use super::epoch::{self, Begun};
 use super::history::{History, Spot};
 use super::journal::{Journal, Mode};
 use super::keeper::{self, Keeper};
-use super::keys::DataKeys;
+use super::keys::{self, DataKeys};
 use super::media::{Media, Memory};
 use super::promise;
 use super::reader::Reader;
@@ -28,6 +28,7 @@ use super::scrub::{Scrub, Scrubbed};
 use super::seal::RootKey;
 use super::shared::{Gauges, Shared};
 use super::signer::{Signed, Signer};
+use super::trouble::{Part, Troubles};
 use super::views::{self, Views};
 use super::writer::{Hands, Many, Message, Writer, unpoisoned};
 use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError, Watch};
@@ -53,6 +54,7 @@ struct Inner {
     views: Arc<Views>,
     core: Arc<Core>,
     signer: Arc<Signer>,
+    troubles: Arc<Troubles>,
     scrub: Scrub,
     root: RootKey,
     queue: SyncSender<Message>,
@@ -130,6 +132,8 @@ impl Ledger {
         lock: Option<std::fs::File>,
         hands: Hands,
     ) -> Result<(Ledger, Writer), StoreError> {
+        all_there(&media)?;
+        let troubles = Arc::new(Troubles::of(&media));
         let root = RootKey::load(&media)?;
         let keys = Arc::new(DataKeys::open(&media, &root)?);
         let core = Arc::new(Core::open(&media, &root)?);
@@ -143,17 +147,41 @@ impl Ledger {
         let history = Arc::new(History::open(&media, reader.clone())?);
         let before = reader.journal.before;
         let views = Arc::new(open_views(&media, &history, before + size, hands.threads)?);
+        views.tell(troubles.clone());
         let shared = Arc::new(Shared::new(options.clock, reader.journal.epoch, before));
         let signer = Arc::new(Signer::open(media.clone(), core.clone(), reader.clone())?);
-        let keeper = Keeper::start(media.clone(), signer.clone(), size, hands.threads)?;
+        let keeper = Keeper::start(media.clone(), signer.clone(), troubles.clone(), size, hands.threads)?;
         let durability = options.durability;
-        let writer =
-            Writer::new(shared.clone(), reader.clone(), views.clone(), media, hands, keeper, durability, carried)?;
+        let writer = Writer::new(
+            shared.clone(),
+            reader.clone(),
+            views.clone(),
+            media,
+            hands,
+            keeper,
+            troubles.clone(),
+            durability,
+            carried,
+        )?;
         let places = Arc::new(Semaphore::new(QUEUE));
         let (queue, _) = sync_channel(0);
         let (scrub, large, backup, lock) = (Scrub::default(), Arc::default(), Mutex::default(), Mutex::new(lock));
-        let inner =
-            Inner { shared, reader, history, views, core, signer, scrub, root, queue, places, large, backup, lock };
+        let inner = Inner {
+            shared,
+            reader,
+            history,
+            views,
+            core,
+            signer,
+            troubles,
+            scrub,
+            root,
+            queue,
+            places,
+            large,
+            backup,
+            lock,
+        };
         Ok((Ledger { inner: Arc::new(inner) }, writer))
     }
 
@@ -220,6 +248,16 @@ impl Ledger {
     /// True while entries can be written.
     pub fn healthy(&self) -> bool {
         self.inner.shared.healthy.load(Ordering::SeqCst)
+    }
+
+    /// What cannot be written at the moment, and why. Only the journal stops calls.
+    pub fn troubles(&self) -> Vec<(Part, String)> {
+        self.inner.troubles.list()
+    }
+
+    /// Makes the ballast a little larger where that is due; to be asked now and then. Blocks.
+    pub fn grow_ballast(&self) {
+        self.inner.troubles.grow_ballast();
     }
 
     /// Where journal and views stand.
@@ -481,6 +519,23 @@ fn signed_of(spot: &Spot<'_>) -> Result<Signed, StoreError> {
         StoreError::Refused(format!("entry {seq} of epoch {epoch} is in no checkpoint that was signed while it lasted"))
     })?;
     Ok(Signed { epoch, size, root: reader.root(size)?, note })
+}
+
+/// A journal has its keys and its core beside it: new ones in their place would look sound and open nothing.
+fn all_there(media: &Media) -> Result<(), StoreError> {
+    if Journal::epochs(media)?.is_empty() {
+        return Ok(());
+    }
+    let names = media.names()?;
+    for (file, what) in [
+        (keys::NAME, "without it nothing that names a person opens again"),
+        (core::NAME, "it has the signing key, operators and the credentials of providers"),
+    ] {
+        if !names.iter().any(|name| name == file) {
+            return Err(StoreError::Missing { file: file.into(), what: what.into() });
+        }
+    }
+    Ok(())
 }
 
 fn open_views(media: &Media, history: &Arc<History>, size: u64, threads: bool) -> Result<Views, StoreError> {

@@ -137,7 +137,7 @@ impl Media {
         match error {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => StoreError::InUse(self.name()),
             DatabaseError::Storage(redb::StorageError::Io(e)) if e.kind() != io::ErrorKind::InvalidData => {
-                StoreError::Unwritable(format!("`{name}` in `{}`: {e}", self.name()))
+                StoreError::io(&format!("{}/{name}", self.name()), &e)
             }
             other => StoreError::Damaged { file: name.into(), what: other.to_string() },
         }

@@ -8,6 +8,7 @@
 //! bytes again, and where a history cannot be gone on with, `epoch` begins another and `history` shows all as one row.
 
 pub mod backup;
+mod ballast;
 mod block;
 pub mod clock;
 pub mod core;
@@ -35,10 +36,12 @@ mod stepped;
 mod tests;
 mod tiles;
 mod time;
+mod trouble;
 pub mod verify;
 pub mod views;
 mod writer;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use crate::domain::call::BudgetHold;
@@ -52,6 +55,7 @@ pub use seal::new_secret;
 pub use shared::{Gauges, Watch};
 pub use signer::Signed;
 pub use stepped::Stepped;
+pub use trouble::Part;
 pub use writer::Decide;
 
 /// When an answer is given to who asked the writer.
@@ -85,11 +89,18 @@ pub enum StoreError {
     )]
     Damaged { file: String, what: String },
     #[error(
+        "`{file}` is missing beside a journal ({what}): put it back from the backup; if it is lost, `weighbridge serve --new-epoch \"<reason>\"` goes on without it"
+    )]
+    Missing { file: String, what: String },
+    #[error(
         "rollback_detected: the journal is not what was promised ({what}); put the newer data back, or, if it is lost, begin a new epoch: `weighbridge serve --new-epoch \"<reason>\"`"
     )]
     Rollback { what: String },
     #[error("the journal cannot be written: {0}")]
     Unwritable(String),
+    /// The disk, or what this user may have of it, is full.
+    #[error("no room on the disk: {0}")]
+    Full(String),
     #[error("the writer's queue is full")]
     Busy,
     #[error("{0}")]
@@ -104,6 +115,15 @@ impl StoreError {
         match self {
             StoreError::Unwritable(why) => why.clone(),
             other => other.to_string(),
+        }
+    }
+
+    /// What the operating system said about a file.
+    pub(super) fn io(file: &str, error: &std::io::Error) -> StoreError {
+        let what = format!("`{file}`: {error}");
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(what),
+            _ => StoreError::Unwritable(what),
         }
     }
 }

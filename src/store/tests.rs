@@ -2,13 +2,14 @@
 
 mod epochs;
 mod evidence;
+mod faults;
 mod large;
 mod time;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::clock::SetClock;
+use super::clock::{SetClock, SystemClock};
 use super::media::{Media, Memory};
 use super::verify::{Verdict, Verification, verify, verify_media};
 use super::views::samples;

@@ -31,7 +31,7 @@ mod write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,7 @@ use redb::backends::InMemoryBackend;
 
 use crate::ledger::entry::{Entry, Erasable};
 
+use super::trouble::{Part, Troubles};
 use super::{AsOf, StoreError};
 use fold::Delta;
 use passes::Passes;
@@ -79,6 +80,7 @@ struct Inner {
     passes: Passes,
     /// A reader found something that cannot be.
     suspect: AtomicBool,
+    troubles: OnceLock<Arc<Troubles>>,
 }
 
 struct Overlay {
@@ -124,8 +126,15 @@ impl Views {
             overlay: Mutex::new(None),
             passes: Passes::default(),
             suspect: AtomicBool::new(false),
+            troubles: OnceLock::new(),
         });
         Ok(Views { inner, follower: Mutex::default() })
+    }
+
+    /// Where it tells from now on what goes wrong while it follows.
+    pub(super) fn tell(&self, troubles: Arc<Troubles>) {
+        // Told once, when the ledger is put together.
+        let _ = self.inner.troubles.set(troubles);
     }
 
     /// Writes one batch of what was committed, if there is any.
@@ -284,8 +293,21 @@ impl Inner {
         Ok(delta)
     }
 
+    fn in_trouble(&self, error: &StoreError) {
+        match self.troubles.get() {
+            Some(troubles) => troubles.failed(Part::Views, error),
+            None => tracing::error!(%error, "the views fall behind the journal"),
+        }
+    }
+
+    fn out_of_trouble(&self) {
+        if let Some(troubles) = self.troubles.get() {
+            troubles.over(Part::Views);
+        }
+    }
+
     /// redb refuses everything after an I/O error until the file is opened again; a damaged file is built anew.
-    fn reopen(&self, error: &StoreError) {
+    fn reopen(&self) {
         let Some(file) = &self.file else { return };
         // The old handle holds the file's lock: something empty in its place while the file is opened.
         let Ok(stand_in) = memory() else { return };
@@ -294,7 +316,7 @@ impl Inner {
             let size = self.tail().end();
             match open_file(Some(file), &self.journal, size) {
                 Ok((opened, reached)) => return self.replace(opened, reached.applied),
-                Err(again) => tracing::error!(%error, %again, "views.redb cannot be opened"),
+                Err(error) => self.in_trouble(&error),
             }
             // A reader that still looks at the old handle, or a disk that is full: both pass.
             if !self.pause() {
@@ -348,7 +370,7 @@ fn open_file(file: Option<&Path>, journal: &Journal, journal_size: u64) -> Resul
             let opened = Database::builder().set_cache_size(CACHE_BYTES).create(file);
             let db = opened.map_err(|error| match error {
                 redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(file.display().to_string()),
-                error => damaged(error),
+                error => tables::failed(error),
             })?;
             let found = tables::prepare(&db)?;
             Ok((db, found))
@@ -368,7 +390,7 @@ fn open_file(file: Option<&Path>, journal: &Journal, journal_size: u64) -> Resul
             format!("it is of another journal, or of more than the {journal_size} entries there are")
         }
         Ok((_, None)) => "it is of another format".to_owned(),
-        Err(error @ StoreError::InUse(_)) => return Err(error),
+        Err(error @ (StoreError::InUse(_) | StoreError::Full(_))) => return Err(error),
         Err(error) => error.to_string(),
     };
     tracing::warn!(reason, "views.redb is built anew from the journal");

@@ -40,6 +40,7 @@ use super::shared::Shared;
 use super::snapshot::{Carried, Part, Running};
 use super::tiles::{Tile, Tiles};
 use super::time::JournalTime;
+use super::trouble::{Part as InTrouble, Troubles};
 use super::views::Views;
 use super::{Durability, StoreError};
 
@@ -106,6 +107,7 @@ pub struct Writer {
     media: Media,
     keeper: Keeper,
     feeder: Feeder,
+    troubles: Arc<Troubles>,
     decide: Decide,
     durability: Durability,
     time: JournalTime,
@@ -141,11 +143,12 @@ impl Writer {
         media: Media,
         hands: Hands,
         keeper: Keeper,
+        troubles: Arc<Troubles>,
         durability: Durability,
         carried: Carried,
     ) -> Result<Writer, StoreError> {
         let time = JournalTime::new(shared.clock.clone(), carried.state.last_ts());
-        let feeder = Feeder::start(reader.journal.clone(), hands.threads)?;
+        let feeder = Feeder::start(reader.journal.clone(), troubles.clone(), hands.threads)?;
         let size = carried.size();
         shared.replace(carried.state, &carried.tree);
         Ok(Writer {
@@ -155,6 +158,7 @@ impl Writer {
             media,
             keeper,
             feeder,
+            troubles,
             decide: hands.decide,
             durability,
             time,
@@ -329,6 +333,7 @@ impl Writer {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(Failure::Refused(error))) => Err(error),
             Ok(Err(Failure::Broken(error))) => {
+                self.troubles.failed(InTrouble::Journal, &error);
                 self.break_off(error.reason(), 1);
                 Err(StoreError::Unwritable(error.reason()))
             }
@@ -474,6 +479,7 @@ impl Writer {
         if !self.builder.is_empty() {
             let (started, count) = (Instant::now(), self.builder.count);
             if let Err(error) = self.write() {
+                self.troubles.failed(InTrouble::Journal, &error);
                 let why = error.reason();
                 self.break_off(why.clone(), 0);
                 return Err(why);

@@ -68,7 +68,7 @@ impl From<QueryError> for PageError {
 impl From<StoreError> for PageError {
     fn from(e: StoreError) -> PageError {
         match e {
-            StoreError::Unwritable(_) | StoreError::Busy | StoreError::Closed => {
+            StoreError::Unwritable(_) | StoreError::Full(_) | StoreError::Busy | StoreError::Closed => {
                 let message = format!("This could not be recorded, so it was not done: {e}.");
                 let mut error = PageError::new(StatusCode::SERVICE_UNAVAILABLE, "Not possible at the moment", message);
                 error.cause = Some(e.to_string());

@@ -13,6 +13,7 @@ use redb::WriteTransaction;
 
 use crate::store::StoreError;
 use crate::store::block::{self, Builder};
+use crate::store::trouble::{Part, Troubles};
 use crate::store::writer::unpoisoned;
 
 use super::{BLOCKS, EDGE, GROUPS, Journal, Pending, TILES, absent, damaged, reading, writing};
@@ -183,6 +184,7 @@ impl Journal {
 /// The thread that feeds, and how it goes.
 pub struct Feeder {
     shared: Arc<Shared>,
+    troubles: Arc<Troubles>,
     journal: Arc<Journal>,
     thread: Option<JoinHandle<()>>,
 }
@@ -204,15 +206,15 @@ struct Hunger {
 
 impl Feeder {
     /// Without a thread nothing is fed but by [`Journal::feed`].
-    pub fn start(journal: Arc<Journal>, with_thread: bool) -> Result<Feeder, StoreError> {
+    pub fn start(journal: Arc<Journal>, troubles: Arc<Troubles>, with_thread: bool) -> Result<Feeder, StoreError> {
         let shared = Arc::new(Shared::default());
         let thread = with_thread.then(|| {
-            let (shared, journal) = (shared.clone(), journal.clone());
-            std::thread::Builder::new().name("feeder".into()).spawn(move || shared.run(&journal))
+            let (shared, journal, troubles) = (shared.clone(), journal.clone(), troubles.clone());
+            std::thread::Builder::new().name("feeder".into()).spawn(move || shared.run(&journal, &troubles))
         });
         let thread =
             thread.transpose().map_err(|e| StoreError::Unwritable(format!("no thread for the feeder: {e}")))?;
-        Ok(Feeder { shared, journal, thread })
+        Ok(Feeder { shared, troubles, journal, thread })
     }
 
     /// A commit of so many bytes is pending.
@@ -236,7 +238,7 @@ impl Feeder {
     /// Feeds once, for who has no thread.
     pub fn step(&self) -> Result<u64, StoreError> {
         let fed = self.journal.feed();
-        self.shared.lock().trouble = fed.as_ref().err().map(ToString::to_string);
+        self.shared.tell(&self.troubles, fed.as_ref().err());
         fed
     }
 
@@ -261,24 +263,25 @@ impl Shared {
         unpoisoned(self.state.lock())
     }
 
-    fn run(&self, journal: &Journal) {
+    fn run(&self, journal: &Journal, troubles: &Troubles) {
         let mut pause = BACK_OFF.0;
         while self.wait() {
-            match journal.feed_all() {
-                Ok(()) => {
-                    if self.lock().trouble.take().is_some() {
-                        tracing::info!("the journal's file can be written again");
-                    }
-                    pause = BACK_OFF.0;
-                }
-                Err(error) => {
-                    if self.lock().trouble.replace(error.to_string()).is_none() {
-                        tracing::error!(%error, "the journal's file cannot be written: no call is admitted until it can");
-                    }
-                    self.rest(pause);
-                    pause = (pause * 2).min(BACK_OFF.1);
-                }
+            let fed = journal.feed_all();
+            self.tell(troubles, fed.as_ref().err());
+            if fed.is_ok() {
+                pause = BACK_OFF.0;
+            } else {
+                self.rest(pause);
+                pause = (pause * 2).min(BACK_OFF.1);
             }
+        }
+    }
+
+    fn tell(&self, troubles: &Troubles, error: Option<&StoreError>) {
+        self.lock().trouble = error.map(ToString::to_string);
+        match error {
+            Some(error) => troubles.failed(Part::Journal, error),
+            None => troubles.over(Part::Journal),
         }
     }
 

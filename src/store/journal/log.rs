@@ -211,6 +211,9 @@ impl Found {
         let mut at = 0;
         while at < half {
             file.read_at(which * half + at, &mut page).map_err(unwritable)?;
+            if at == 0 {
+                known_version(&page)?;
+            }
             let head = Head::read(&page).filter(|head| head.filling.number % 2 == which && at + head.length <= half);
             let head = head.filter(|head| own.is_none_or(|own| own == head.filling));
             let Some(head) = head else {
@@ -260,6 +263,16 @@ impl Found {
     }
 }
 
+/// Every filling begins with a record on the half's first page: one of a newer version is not to be passed over.
+fn known_version(page: &[u8]) -> Result<(), StoreError> {
+    match page.get(..4) {
+        Some([b'w', b'b', b'l', version @ b'2'..=b'9']) => {
+            Err(StoreError::Newer { file: NAME.into(), found: u64::from(version - b'0'), known: 1 })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Head {
     fn read(page: &[u8]) -> Option<Head> {
         if page.get(..4)? != MAGIC {
@@ -305,7 +318,7 @@ fn read_record(head: &Head, record: &[u8]) -> Option<Pending> {
 }
 
 fn unwritable(error: std::io::Error) -> StoreError {
-    StoreError::Unwritable(format!("`{NAME}`: {error}"))
+    StoreError::io(NAME, &error)
 }
 
 #[cfg(test)]

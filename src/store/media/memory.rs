@@ -149,6 +149,19 @@ impl Memory {
         }
     }
 
+    /// Puts other bytes in the place of a file's, as a stranger or another version would.
+    pub fn overwrite(&self, name: &str, offset: usize, with: &[u8]) {
+        if let Some(pages) = lock(&self.folder.files).get(name) {
+            let mut pages = lock(pages);
+            let Pages { bytes, durable, .. } = &mut *pages;
+            for place in [bytes, durable] {
+                if let Some(place) = place.get_mut(offset..offset + with.len()) {
+                    place.copy_from_slice(with);
+                }
+            }
+        }
+    }
+
     /// The bytes of a file that is not a side file.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         lock(&self.folder.files).get(name).map(|p| lock(p).bytes.clone()).unwrap_or_default()

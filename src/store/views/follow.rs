@@ -73,17 +73,20 @@ impl Inner {
             };
             let done = catch_unwind(AssertUnwindSafe(|| self.apply_batch(&mut progress, closing)));
             let error = match done {
-                Ok(Ok(())) => continue,
+                Ok(Ok(())) => {
+                    self.out_of_trouble();
+                    continue;
+                }
                 Ok(Err(error)) => error,
                 Err(_) => damaged("a page cannot be read"),
             };
-            tracing::error!(%error, "the views fall behind the journal");
+            self.in_trouble(&error);
             if closing {
                 return;
             }
             progress = Progress::default();
             self.pause();
-            self.reopen(&error);
+            self.reopen();
         }
     }
 
@@ -121,7 +124,8 @@ impl Inner {
         {
             tracing::error!(%error, "views.redb cannot be removed");
         }
-        self.reopen(&damaged(why));
+        tracing::warn!(why, "views.redb is built anew from the journal");
+        self.reopen();
     }
 
     /// One batch, for who has no follower.

@@ -65,6 +65,17 @@ pub fn damaged(what: impl ToString) -> StoreError {
     StoreError::Damaged { file: super::FILE.to_owned(), what: what.to_string() }
 }
 
+/// What redb says: a full disk is no damage.
+pub fn failed(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(e) => match StoreError::io(super::FILE, &e) {
+            full @ StoreError::Full(_) => full,
+            _ => damaged(e),
+        },
+        other => damaged(other),
+    }
+}
+
 pub fn encode(row: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     postcard::to_extend(row, vec![ENVELOPE]).map_err(damaged)
 }
@@ -158,32 +169,32 @@ impl Reached {
 
 /// Makes all tables, so that readers find them. `Ok(None)`: the file is of another format.
 pub fn prepare(db: &Database) -> Result<Option<Reached>, StoreError> {
-    let tx = db.begin_write().map_err(damaged)?;
+    let tx = db.begin_write().map_err(failed)?;
     let found = {
-        let mut meta = tx.open_table(META).map_err(damaged)?;
-        let format = meta.get("format").map_err(damaged)?.map(|v| v.value());
+        let mut meta = tx.open_table(META).map_err(failed)?;
+        let format = meta.get("format").map_err(failed)?.map(|v| v.value());
         if format.is_none() {
-            meta.insert("format", FORMAT).map_err(damaged)?;
+            meta.insert("format", FORMAT).map_err(failed)?;
         }
         if format.is_some_and(|f| f != FORMAT) { None } else { Some(Reached::read(&meta)?) }
     };
     if found.is_none() {
-        tx.abort().map_err(damaged)?;
+        tx.abort().map_err(failed)?;
         return Ok(None);
     }
-    tx.open_table(CALLS).map_err(damaged)?;
-    tx.open_table(IDS).map_err(damaged)?;
-    tx.open_table(CHUNKS).map_err(damaged)?;
-    tx.open_table(DIRECTORY).map_err(damaged)?;
-    tx.open_table(REPLACED).map_err(damaged)?;
-    tx.open_table(ATTEMPTS).map_err(damaged)?;
-    tx.open_table(QUARTERS).map_err(damaged)?;
-    tx.open_table(SETS).map_err(damaged)?;
-    tx.open_table(SET_IDS).map_err(damaged)?;
-    tx.open_table(names::NEW).map_err(damaged)?;
-    tx.open_table(names::PAGES).map_err(damaged)?;
-    tx.open_table(names::RUNS).map_err(damaged)?;
-    tx.commit().map_err(damaged)?;
+    tx.open_table(CALLS).map_err(failed)?;
+    tx.open_table(IDS).map_err(failed)?;
+    tx.open_table(CHUNKS).map_err(failed)?;
+    tx.open_table(DIRECTORY).map_err(failed)?;
+    tx.open_table(REPLACED).map_err(failed)?;
+    tx.open_table(ATTEMPTS).map_err(failed)?;
+    tx.open_table(QUARTERS).map_err(failed)?;
+    tx.open_table(SETS).map_err(failed)?;
+    tx.open_table(SET_IDS).map_err(failed)?;
+    tx.open_table(names::NEW).map_err(failed)?;
+    tx.open_table(names::PAGES).map_err(failed)?;
+    tx.open_table(names::RUNS).map_err(failed)?;
+    tx.commit().map_err(failed)?;
     Ok(found)
 }
 

@@ -18,7 +18,7 @@ use super::fold::Delta;
 use super::names;
 use super::tables::{
     ATTEMPTS, CALLS, CHUNKS, DIRECTORY, IDS, META, QUARTERS, REPLACED, Reached, Reader, SET_IDS, SETS, Times, WIDTH,
-    damaged, encode, entries_of, id_time, is_stray, response_key, stretch_of,
+    damaged, encode, entries_of, failed, id_time, is_stray, response_key, stretch_of,
 };
 
 /// A stretch that is so many entries behind is sealed even if some of its calls still run.
@@ -175,64 +175,64 @@ impl Batch {
 
     /// Writes it, all or nothing.
     pub fn write(&self, db: &Database, durable: bool) -> Result<(), StoreError> {
-        let mut tx = db.begin_write().map_err(damaged)?;
+        let mut tx = db.begin_write().map_err(failed)?;
         if durable {
             // The allocator's state is kept with the commit: opening after a crash takes milliseconds at any size.
             tx.set_quick_repair(true);
         } else {
-            tx.set_durability(Durability::None).map_err(damaged)?;
+            tx.set_durability(Durability::None).map_err(failed)?;
         }
         self.write_calls(&tx)?;
         self.write_sums(&tx)?;
         names::add(&tx, &self.names)?;
-        let mut meta = tx.open_table(META).map_err(damaged)?;
-        meta.insert("applied", self.reached.applied).map_err(damaged)?;
-        meta.insert("at", self.reached.at.0 as u64).map_err(damaged)?;
-        meta.insert("sealed", self.reached.sealed).map_err(damaged)?;
+        let mut meta = tx.open_table(META).map_err(failed)?;
+        meta.insert("applied", self.reached.applied).map_err(failed)?;
+        meta.insert("at", self.reached.at.0 as u64).map_err(failed)?;
+        meta.insert("sealed", self.reached.sealed).map_err(failed)?;
         drop(meta);
-        tx.commit().map_err(damaged)
+        tx.commit().map_err(failed)
     }
 
     fn write_calls(&self, tx: &WriteTransaction) -> Result<(), StoreError> {
-        let mut calls = tx.open_table(CALLS).map_err(damaged)?;
+        let mut calls = tx.open_table(CALLS).map_err(failed)?;
         for seq in &self.gone_rows {
-            calls.remove(seq).map_err(damaged)?;
+            calls.remove(seq).map_err(failed)?;
         }
         for (seq, row) in &self.rows {
-            calls.insert(seq, row.as_slice()).map_err(damaged)?;
+            calls.insert(seq, row.as_slice()).map_err(failed)?;
         }
-        let mut ids = tx.open_table(IDS).map_err(damaged)?;
+        let mut ids = tx.open_table(IDS).map_err(failed)?;
         for id in &self.gone_ids {
-            ids.remove(id).map_err(damaged)?;
+            ids.remove(id).map_err(failed)?;
         }
         for (id, seq) in &self.ids {
-            ids.insert(id, seq).map_err(damaged)?;
+            ids.insert(id, seq).map_err(failed)?;
         }
-        let mut chunks = tx.open_table(CHUNKS).map_err(damaged)?;
-        let mut directory = tx.open_table(DIRECTORY).map_err(damaged)?;
+        let mut chunks = tx.open_table(CHUNKS).map_err(failed)?;
+        let mut directory = tx.open_table(DIRECTORY).map_err(failed)?;
         for (stretch, chunk, times) in &self.chunks {
             put_pieces(&mut chunks, *stretch, chunk.as_deref())?;
-            directory.insert(stretch, times).map_err(damaged)?;
+            directory.insert(stretch, times).map_err(failed)?;
         }
-        let mut replaced = tx.open_table(REPLACED).map_err(damaged)?;
+        let mut replaced = tx.open_table(REPLACED).map_err(failed)?;
         for (key, seq) in &self.replaced {
-            replaced.insert(key.as_slice(), seq).map_err(damaged)?;
+            replaced.insert(key.as_slice(), seq).map_err(failed)?;
         }
-        let mut attempts = tx.open_table(ATTEMPTS).map_err(damaged)?;
+        let mut attempts = tx.open_table(ATTEMPTS).map_err(failed)?;
         for (admit, seq) in &self.attempts {
-            attempts.insert(admit, seq).map_err(damaged)?;
+            attempts.insert(admit, seq).map_err(failed)?;
         }
         Ok(())
     }
 
     fn write_sums(&self, tx: &WriteTransaction) -> Result<(), StoreError> {
-        let mut sets = tx.open_table(SETS).map_err(damaged)?;
-        let mut numbers = tx.open_table(SET_IDS).map_err(damaged)?;
+        let mut sets = tx.open_table(SETS).map_err(failed)?;
+        let mut numbers = tx.open_table(SET_IDS).map_err(failed)?;
         for (number, key) in (self.first_new_set..).zip(&self.new_sets) {
-            sets.insert(number, &**key).map_err(damaged)?;
-            numbers.insert(&**key, number).map_err(damaged)?;
+            sets.insert(number, &**key).map_err(failed)?;
+            numbers.insert(&**key, number).map_err(failed)?;
         }
-        let mut quarters = tx.open_table(QUARTERS).map_err(damaged)?;
+        let mut quarters = tx.open_table(QUARTERS).map_err(failed)?;
         for quarter in &self.quarters {
             put_pieces(&mut quarters, quarter.quarter, quarter.after.as_deref())?;
         }
@@ -299,10 +299,10 @@ fn put_pieces(
 ) -> Result<(), StoreError> {
     let mut next = 0u16;
     for piece in value.unwrap_or_default().chunks(PIECE) {
-        table.insert((key, next), piece).map_err(damaged)?;
+        table.insert((key, next), piece).map_err(failed)?;
         next = next.checked_add(1).ok_or_else(|| damaged("a value of too many pieces"))?;
     }
-    while table.remove((key, next)).map_err(damaged)?.is_some() {
+    while table.remove((key, next)).map_err(failed)?.is_some() {
         next = next.saturating_add(1);
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::store::reader::MAX_READ;
 use crate::store::recover::recover;
 use crate::store::{StoreError, block};
 
-use super::Writer;
+use super::{InTrouble, Writer};
 
 /// First and longest pause before the files are tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -27,7 +27,10 @@ pub(super) struct Broken {
 impl Writer {
     /// Gives up the block and everything in memory that came with it. `refused`: requests refused beside those waiting.
     pub(super) fn break_off(&mut self, why: String, refused: u64) {
-        tracing::error!(why, "the journal cannot be written; every call is refused until it can");
+        tracing::error!(
+            why,
+            "a commit failed; every call is refused until the journal is read again and can be written"
+        );
         self.shared.healthy.store(false, Ordering::SeqCst);
         let mut refused = refused + self.answered;
         for (answer, ..) in self.waiting.drain(..) {
@@ -71,8 +74,9 @@ impl Writer {
             return;
         }
         match self.reopen() {
-            Ok(()) => tracing::info!("the journal can be written again"),
+            Ok(()) => self.troubles.over(InTrouble::Journal),
             Err(error) => {
+                self.troubles.failed(InTrouble::Journal, &error);
                 if let Some(broken) = &mut self.broken {
                     broken.why = error.reason();
                     broken.pause = (broken.pause * 2).min(BACK_OFF.1);

@@ -71,12 +71,11 @@ impl Writer {
             return;
         }
         let (journal, place) = (self.reader.journal.clone(), self.part.clone());
-        self.keeper.run(Box::new(move || {
+        self.keeper.prepare(Box::new(move || {
             let part = Part::of(catalogue);
-            match journal.prepare(&next, &part) {
-                Ok(()) => *unpoisoned(place.lock()) = Some(part),
-                Err(error) => tracing::warn!(%error, month = next, "the next month's file cannot be made ready"),
-            }
+            journal.prepare(&next, &part)?;
+            *unpoisoned(place.lock()) = Some(part);
+            Ok(())
         }));
     }
 }
