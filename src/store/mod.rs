@@ -58,6 +58,14 @@ pub use stepped::Stepped;
 pub use trouble::Part;
 pub use writer::Decide;
 
+/// Lets other threads go first, now and then (`number`: of the step): what is done behind the calls comes in batches of
+/// many milliseconds, and on a machine with few cores a call would wait for the whole of one.
+fn give_way(number: u64) {
+    if number.is_multiple_of(64) {
+        std::thread::yield_now();
+    }
+}
+
 /// When an answer is given to who asked the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use redb::WriteTransaction;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, give_way};
 use crate::store::block::{self, Builder};
 use crate::store::trouble::{Part, Troubles};
 use crate::store::writer::unpoisoned;
@@ -113,6 +113,7 @@ impl Journal {
         };
         let mut stretches: Vec<Builder> = growing.into_iter().collect();
         for pending in batch {
+            give_way(pending.commit.first);
             Builder::stretch(&mut stretches, &pending.commit).map_err(|what| damaged(&name, what))?;
         }
         writing(&name, &file, |txn| self.write_stretches(txn, &stretches, batch))?;
@@ -128,6 +129,7 @@ impl Journal {
         let mut blocks = txn.open_table(BLOCKS)?;
         let mut groups = txn.open_table(GROUPS)?;
         for stretch in stretches {
+            give_way(0);
             blocks.insert((self.epoch, stretch.first), &*block::pack(&stretch.block))?;
             for (group, value) in (1u8..).zip(&stretch.groups).filter(|(_, value)| !value.is_empty()) {
                 groups.insert((self.epoch, stretch.first, group), &*block::pack(value))?;

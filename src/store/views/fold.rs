@@ -10,7 +10,7 @@ use crate::domain::call::CostBasis;
 use crate::domain::{Call, CallId, Micros, Money, Outcome, Usage, UsageBasis};
 use crate::ledger::entry::{Admit, Body, Deny, Entry, Erasable, Settle};
 use crate::rollup::{Bucket, Measures, quarter_of};
-use crate::store::StoreError;
+use crate::store::{StoreError, give_way};
 
 use super::tables::set_key;
 
@@ -85,6 +85,7 @@ impl Delta {
         entries: impl IntoIterator<Item = &'a (Entry, Erasable)>,
     ) -> Result<(), StoreError> {
         for (entry, erasable) in entries {
+            give_way(entry.seq);
             self.entry(base, entry, erasable)?;
             self.end = Some((entry.seq + 1, entry.ts));
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use redb::{Database, Durability, Table, WriteTransaction};
 
 use crate::domain::{Call, Outcome};
-use crate::store::StoreError;
+use crate::store::{StoreError, give_way};
 
 use super::bytes::Packer;
 use super::chunk;
@@ -77,6 +77,7 @@ pub fn prepare(reader: &Reader<'_>, delta: Delta) -> Result<Option<Batch>, Store
     batch.reopen(reader, &mut calls, &mut packer)?;
     batch.seal(reader, &mut calls, &mut packer)?;
     for (seq, call) in calls {
+        give_way(seq);
         batch.rows.push((seq, encode(&call)?));
         if delta.ids.contains_key(&call.id) {
             batch.ids.push((call.id.0, seq));
@@ -108,6 +109,7 @@ impl Batch {
     ) -> Result<(), StoreError> {
         let stretches: BTreeSet<u64> = calls.range(..self.reached.sealed).map(|(seq, _)| seq / WIDTH).collect();
         for stretch in stretches {
+            give_way(0);
             let stretch = stretch_of(stretch * WIDTH)?;
             let stored = rows(reader, entries_of(stretch))?;
             let in_chunk = calls.range(entries_of(stretch)).any(|(seq, _)| !stored.contains_key(seq));
@@ -199,6 +201,7 @@ impl Batch {
             calls.remove(seq).map_err(failed)?;
         }
         for (seq, row) in &self.rows {
+            give_way(*seq);
             calls.insert(seq, row.as_slice()).map_err(failed)?;
         }
         let mut ids = tx.open_table(IDS).map_err(failed)?;
@@ -206,11 +209,13 @@ impl Batch {
             ids.remove(id).map_err(failed)?;
         }
         for (id, seq) in &self.ids {
+            give_way(*seq);
             ids.insert(id, seq).map_err(failed)?;
         }
         let mut chunks = tx.open_table(CHUNKS).map_err(failed)?;
         let mut directory = tx.open_table(DIRECTORY).map_err(failed)?;
         for (stretch, chunk, times) in &self.chunks {
+            give_way(0);
             put_pieces(&mut chunks, *stretch, chunk.as_deref())?;
             directory.insert(stretch, times).map_err(failed)?;
         }
