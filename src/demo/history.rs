@@ -380,6 +380,8 @@ mod tests {
         let replies = ledger.submit_all(vec![declare]).unwrap();
         assert!(matches!(replies[0], Reply::Declared { .. }), "{replies:?}");
         let written = write(&ledger, &clock, &calendar, until).unwrap();
+        // Lists may be behind what was written this fast.
+        assert!(ledger.views().wait_for(ledger.head().size, std::time::Duration::from_secs(60)));
         (ledger, written, clock.now())
     }
 

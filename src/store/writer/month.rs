@@ -62,7 +62,10 @@ impl Writer {
             return;
         }
         self.prepared = Instant::now();
-        let next = self.shared.clock.now().plus_seconds(PREPARE_AHEAD).utc_month();
+        // A clock that is led has an instant for each request and none to spare.
+        let clock = &self.shared.clock;
+        let now = if clock.led() { self.last_ts() } else { clock.now() };
+        let next = now.plus_seconds(PREPARE_AHEAD).utc_month();
         if self.reader.journal.month().is_none_or(|month| month >= next) {
             return;
         }
