@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use redb::WriteTransaction;
 
-use crate::store::{StoreError, give_way};
 use crate::store::block::{self, Builder};
 use crate::store::trouble::{Part, Troubles};
 use crate::store::writer::unpoisoned;
+use crate::store::{StoreError, give_way};
 
 use super::{BLOCKS, EDGE, GROUPS, Journal, Pending, TILES, absent, damaged, reading, writing};
 
