@@ -48,7 +48,6 @@ pub struct Known {
     pub job: bool,
     /// The connection is there (or it is a job, which has none).
     pub alive: bool,
-    bound: Bound,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -322,7 +321,7 @@ impl Callers {
         if admitted.hold.0 < bound.fixed {
             return Err(format!("call {} holds {} and may cost {bound:?}", call.0, admitted.hold));
         }
-        let known = Known { admit: admitted.seq, hold: admitted.hold, cost: None, seen: None, job, alive: true, bound };
+        let known = Known { admit: admitted.seq, hold: admitted.hold, cost: None, seen: None, job, alive: true };
         if let Some(before) = self.calls.insert((call, attempt), known) {
             return Err(format!("attempt {attempt} of call {} was admitted twice: {before:?}", call.0));
         }

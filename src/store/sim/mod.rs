@@ -99,7 +99,6 @@ pub struct World {
     /// Entries there were when the process started.
     pub started_at: u64,
     rules: Rules,
-    seed: u64,
     step: u64,
     chance: Chance,
     clock: Arc<SimClock>,
@@ -136,7 +135,6 @@ impl World {
             clear: Vec::new(),
             started_at: 0,
             rules,
-            seed,
             step: 0,
             chance,
             clock: Arc::new(SimClock::new(at)),

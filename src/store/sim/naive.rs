@@ -9,7 +9,7 @@ use crate::budget::Calendar;
 use crate::budget::amount::crossed;
 use crate::domain::call::BudgetHold;
 use crate::domain::catalogue::covers;
-use crate::domain::{Budget, CallId, Dimension, Enforcement, Metric, Micros, Money};
+use crate::domain::{Budget, CallId, Dimension, Enforcement, Metric, Money};
 use crate::ledger::entry::{Admit, Body, Entry, Settle};
 use crate::ledger::state::State;
 
@@ -25,11 +25,9 @@ pub struct Held {
     pub call: CallId,
     pub attempt: u8,
     pub service: String,
-    pub at: Micros,
     pub cost: Money,
     tokens: i128,
     pub job: bool,
-    pub lease_until: Micros,
     holds: Vec<(Account, Metric, i128)>,
     /// Those of budgets that came after it: they are passed when their limit is, since nothing was held for it.
     late: BTreeSet<Account>,
@@ -204,11 +202,9 @@ impl Naive {
             call: admit.call,
             attempt: admit.attempt,
             service: admit.who.service.clone(),
-            at: entry.ts,
             cost: admit.hold,
             tokens,
             job: admit.job,
-            lease_until: admit.lease_until,
             holds,
             late: BTreeSet::new(),
         };
