@@ -96,6 +96,7 @@ impl Log {
         let file = media.open_raw(NAME, 2 * half).map_err(unwritable)?;
         let half = file.len().map_err(unwritable)? / 2 / PAGE as u64 * PAGE as u64;
         let found = Found::scan(&file, half, epoch, size)?;
+        found.write_again(&file)?;
         let (filling, at) = found.newest.unwrap_or_else(|| (Filling::new(0), 0));
         let log = Log { file, half, filling, at, ends: found.ends, scratch: Vec::new() };
         Ok((log, found.follow_on(size)?))
@@ -180,7 +181,16 @@ struct Found {
     newest: Option<(Filling, u64)>,
     ends: [u64; 2],
     /// Records with entries the month's file does not have, in the order in which they were written.
-    records: Vec<(u64, Pending)>,
+    records: Vec<Record>,
+}
+
+struct Record {
+    /// Number of its filling.
+    filling: u64,
+    /// Where it lies in the file, and its bytes to the end of its last page.
+    offset: u64,
+    length: u64,
+    pending: Pending,
 }
 
 /// The head of a record that looks like one.
@@ -201,7 +211,7 @@ impl Found {
         for number in 0..2 {
             found.scan_half(file, half, number, epoch, size)?;
         }
-        found.records.sort_by_key(|(filling, pending)| (*filling, pending.commit.first));
+        found.records.sort_by_key(|record| (record.filling, record.pending.commit.first));
         Ok(found)
     }
 
@@ -225,7 +235,12 @@ impl Found {
                 let mut record = vec![0; HEADER + head.payload];
                 file.read_at(which * half + at, &mut record).map_err(unwritable)?;
                 match read_record(&head, &record) {
-                    Some(pending) => self.records.push((head.filling.number, pending)),
+                    Some(pending) => self.records.push(Record {
+                        filling: head.filling.number,
+                        offset: which * half + at,
+                        length: head.length,
+                        pending,
+                    }),
                     None => {
                         at += PAGE as u64;
                         continue;
@@ -244,10 +259,26 @@ impl Found {
         Ok(())
     }
 
+    /// After a flush that failed, or a process that ended before it, what is read may be in the system's memory alone, and
+    /// gone with the power. Written once more it is on disk before anything builds on it.
+    fn write_again(&self, file: &RawFile) -> Result<(), StoreError> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        for record in &self.records {
+            bytes.resize(record.length as usize, 0);
+            file.read_at(record.offset, &mut bytes)
+                .and_then(|()| file.write_at(record.offset, &bytes))
+                .map_err(unwritable)?;
+        }
+        file.sync().map_err(unwritable)
+    }
+
     /// The records from `size` on, which must follow on from there and from each other.
     fn follow_on(self, size: u64) -> Result<Vec<Pending>, StoreError> {
         let mut pending: Vec<Pending> = Vec::new();
-        for (_, record) in self.records {
+        for Record { pending: record, .. } in self.records {
             // A commit that failed, and its entries went to another filling: the later one stands.
             while pending.last().is_some_and(|last| last.commit.first >= record.commit.first) {
                 pending.pop();
