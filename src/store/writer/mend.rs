@@ -13,6 +13,8 @@ use crate::store::{StoreError, block};
 
 use super::{InTrouble, Writer};
 
+/// Reason of the GAP entries that say how many were refused.
+const UNAVAILABLE: &str = "journal_unavailable";
 /// First and longest pause before the files are tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -59,7 +61,7 @@ impl Writer {
         }
         if self.turned_away > 0 && self.broken.is_none() && self.feeder.trouble().is_none() {
             let count = std::mem::take(&mut self.turned_away);
-            let gap = Request::Gap { reason: "journal_unavailable".into(), count, quotes: None };
+            let gap = Request::Gap { reason: UNAVAILABLE.into(), count, quotes: None };
             self.shared.healthy.store(true, Ordering::SeqCst);
             match self.take(&gap) {
                 // It is in the next commit; if that fails they are to be put on record again.
@@ -107,11 +109,12 @@ impl Writer {
         self.tiles = carried.tiles;
         self.builder = block::Builder::new(size);
         self.shared.replace(carried.state, &self.tree);
-        let never_sent = self.take_in(promised, size)?;
+        let (never_sent, recorded) = self.take_in(promised, size)?;
+        self.not_twice(recorded);
         self.reader.journal.start_over()?;
         let Some(broken) = self.broken.take() else { return Ok(()) };
         let why = Some(broken.why.clone());
-        let gap = Request::Gap { reason: "journal_unavailable".into(), count: broken.refused, quotes: why };
+        let gap = Request::Gap { reason: UNAVAILABLE.into(), count: broken.refused, quotes: why };
         let written = self
             .take(&gap)
             .and_then(|_| never_sent.iter().try_for_each(|request| self.take(request).map(drop)))
@@ -129,10 +132,22 @@ impl Writer {
         }
     }
 
+    /// Takes refusals off the count that a GAP entry has recorded whose commit was reported as failed.
+    fn not_twice(&mut self, recorded: u64) {
+        let broken = self.broken.as_mut().map_or(0, |broken| {
+            let known = broken.refused.min(recorded);
+            broken.refused -= known;
+            known
+        });
+        self.turned_away = self.turned_away.saturating_sub(recorded - broken);
+    }
+
     /// Entries that reached the disk although their commit was reported as failed: the views get them, and the calls
     /// they admitted, which were refused to their callers, are settled at nothing.
-    fn take_in(&self, promised: u64, size: u64) -> Result<Vec<Request>, StoreError> {
+    /// Gives what settles them, and how many refusals GAP entries among them put on record.
+    fn take_in(&self, promised: u64, size: u64) -> Result<(Vec<Request>, u64), StoreError> {
         let mut settle = Vec::new();
+        let mut recorded = 0;
         let mut from = promised;
         while from < size {
             let entries = self.reader.entries(from, MAX_READ)?;
@@ -140,6 +155,7 @@ impl Writer {
                 break;
             }
             from += entries.len() as u64;
+            recorded += entries.iter().map(|(entry, _)| refusals_of(&entry.body)).sum::<u64>();
             settle.extend(entries.iter().filter_map(|(entry, _)| match &entry.body {
                 Body::Admit(admit) => Some(Request::Settle {
                     call: admit.call,
@@ -151,7 +167,15 @@ impl Writer {
             }));
             self.views.committed(Arc::new(self.reader.positioned(entries)));
         }
-        Ok(settle)
+        Ok((settle, recorded))
+    }
+}
+
+/// Refusals that an entry puts on record.
+fn refusals_of(body: &Body) -> u64 {
+    match body {
+        Body::Gap { reason, count, .. } if reason == UNAVAILABLE => *count,
+        _ => 0,
     }
 }
 
