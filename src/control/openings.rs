@@ -72,7 +72,7 @@ fn from_sums(
             counting.borrow_mut().add(start, value, |metric| of_measures(metric, measures), in_sums);
         },
         &mut |call| {
-            if has_ended(call) {
+            if was_let_go(call) {
                 counting.borrow_mut().add(start, |d| call.dimension(d), |metric| of_call(metric, call), in_sums);
             }
         },
@@ -89,21 +89,18 @@ fn from_calls(
     counting: &RefCell<Counting>,
 ) -> Result<(), StoreError> {
     let by_call = |budget: &Budget| !in_sums(budget);
-    let as_of = ledger.views().as_of()?;
-    ledger.views().visit(&Filter { from: start, ..Filter::default() }, None, &mut |call| {
-        // What ended later is watched.
-        if has_ended(&call) && call.settled_seq.is_none_or(|seq| seq < as_of.seq) {
-            counting.borrow_mut().add(start, |d| call.dimension(d), |metric| of_call(metric, &call), by_call);
+    let as_of = ledger.views().counted(&Filter { from: start, ..Filter::default() }, &mut |call| {
+        if was_let_go(call) {
+            counting.borrow_mut().add(start, |d| call.dimension(d), |metric| of_call(metric, call), by_call);
         }
-        true
     })?;
     let as_of = watch.sequence(as_of.seq).ok_or(StoreError::Busy)?;
     counting.borrow_mut().complete(start, as_of, by_call);
     Ok(())
 }
 
-fn has_ended(call: &Call) -> bool {
-    !matches!(call.outcome, Outcome::Running | Outcome::Refused)
+fn was_let_go(call: &Call) -> bool {
+    call.outcome != Outcome::Refused
 }
 
 fn of_call(metric: Metric, call: &Call) -> i128 {

@@ -180,6 +180,12 @@ pub struct Call {
 }
 
 impl Call {
+    /// Whether an attempt of it has ended: what it has cost so far is then part of every sum, while the next attempt
+    /// runs, too.
+    pub fn counts(&self) -> bool {
+        self.outcome != Outcome::Running || self.attempts > 1
+    }
+
     /// The call's value of a dimension. `model` is the one served, or asked for where none was.
     pub fn dimension(&self, dimension: Dimension) -> Option<&str> {
         match dimension {

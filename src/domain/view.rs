@@ -124,7 +124,6 @@ impl From<&Call> for CallView {
     fn from(call: &Call) -> CallView {
         let who = call.who.clone();
         let refused = call.outcome == Outcome::Refused;
-        let running = call.outcome == Outcome::Running;
         CallView {
             id: call.id,
             seq: call.seq,
@@ -166,9 +165,9 @@ impl From<&Call> for CallView {
             usage: call.usage.clone(),
             usage_basis: call.usage_basis,
             tools: ToolsView { offered: call.tools_offered, called: call.tools_called, names: call.tool_names.clone() },
-            // Between two attempts the row has what the first cost; the call's cost is not known before the last.
-            cost_usd: if running { None } else { call.cost },
-            cost_basis: (!running).then_some(call.cost_basis),
+            // While a further attempt runs: what those before it have cost, as the sums have it.
+            cost_usd: call.cost.filter(|_| call.counts()),
+            cost_basis: call.counts().then_some(call.cost_basis),
             hold_usd: call.hold,
             avoided_usd: Money::ZERO,
             price_book: (!refused).then_some(call.price_book),

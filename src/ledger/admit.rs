@@ -64,7 +64,7 @@ impl Refused<'_> {
 
 pub(super) fn admit(state: &State, at: Micros, request: &AdmitRequest) -> Decision {
     let admit = &request.admit;
-    if state.open_attempt(admit.call, admit.attempt).is_some() {
+    if (1..=admit.attempt).any(|attempt| state.open_attempt(admit.call, attempt).is_some()) {
         return already_open(state, at, admit);
     }
     let bound =
@@ -88,14 +88,18 @@ pub(super) fn admit(state: &State, at: Micros, request: &AdmitRequest) -> Decisi
     }
 }
 
-// A writer is asked once per attempt; a second time is a mistake of ours that must not double a hold.
+// Attempts of a call come one after the other, and a writer is asked once for each; a second time is a mistake of ours
+// that must not double a hold.
 fn already_open(state: &State, at: Micros, admit: &Admit) -> Decision {
     let reply = Reply::Denied(Denied {
         seq: state.next_seq(),
         at,
         code: Code::IdempotencyReplay,
         by: None,
-        message: format!("Weighbridge: attempt {} of call {} is already under way.", admit.attempt, admit.call),
+        message: format!(
+            "Weighbridge: attempt {} of call {} cannot begin: it or one before it is under way.",
+            admit.attempt, admit.call
+        ),
         resets_at: None,
         remaining: None,
     });

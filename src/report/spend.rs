@@ -71,15 +71,8 @@ fn from_sums(views: &Views, groups: &mut Groups<'_>) -> Result<super::AsOf, Repo
 }
 
 fn from_calls(views: &Views, groups: &mut Groups<'_>) -> Result<super::AsOf, ReportError> {
-    let as_of = views.as_of()?;
     let filter = &groups.query.filter;
-    views.visit(filter, None, &mut |call| {
-        // The scan takes several looks; what has ended since the first is not part of its answer.
-        if call.settled_seq.is_some_and(|seq| seq < as_of.seq) {
-            groups.add_call(&call);
-        }
-        !groups.full
-    })?;
+    let as_of = views.counted(filter, &mut |call| groups.add_call(call))?;
     Ok(as_of)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A bucket is a quarter of an hour of UTC and one combination of dimensions. Every civil time zone is a whole number of
 //! quarters off UTC, so that days, weeks and months of any zone are sums of whole buckets. A call is counted in the
-//! quarter it *started* in, once it has ended: refused, or settled.
+//! quarter it *started* in, once it has ended: refused, or settled. What an attempt of it has cost is counted as soon as
+//! that attempt has ended, while the next one runs, too: money that was spent is in the sums at every instant.
 
 mod calendar;
 
@@ -30,11 +31,14 @@ pub struct Measures {
 }
 
 impl Measures {
-    /// What one call adds; nothing while it runs.
+    /// What one call adds; nothing while its first attempt runs.
     pub fn of(call: &Call) -> Option<Measures> {
+        if !call.counts() {
+            return None;
+        }
         let mut m = Measures::default();
         match call.outcome {
-            Outcome::Running => return None,
+            Outcome::Running => {}
             Outcome::Refused => m.refused = call.stands_for,
             _ => m.calls = 1,
         }
@@ -113,9 +117,9 @@ impl Bucket {
         }
     }
 
-    /// True if no call is left in it.
+    /// True if nothing is left in it.
     pub fn is_empty(&self) -> bool {
-        self.measures.calls == 0 && self.measures.refused == 0
+        self.measures == Measures::default()
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use memchr::memmem::Finder;
 
-use crate::domain::{Call, CallId, Dimension, Filter, Money, Outcome};
+use crate::domain::{CallId, Dimension, Filter, Money};
 use crate::store::media::Media;
 use crate::store::verify::{Verdict, verify_media};
 
@@ -164,11 +164,9 @@ fn sums_agree(world: &World) -> Result<(), String> {
     let views = ledger.views();
     let ours = world.naive.cost();
     let mut calls = BTreeMap::<String, Money>::new();
-    let ended = |call: &Call| call.outcome != Outcome::Running;
     let visit = views.visit(&Filter::default(), None, &mut |call| {
-        let service = call.who.as_ref().filter(|_| ended(&call)).map(|who| who.service.clone());
-        *calls.entry(service.unwrap_or_default()).or_default() +=
-            call.cost.filter(|_| ended(&call)).unwrap_or_default();
+        let service = call.who.as_ref().map(|who| who.service.clone());
+        *calls.entry(service.unwrap_or_default()).or_default() += call.cost.unwrap_or_default();
         true
     });
     let mut rollups = BTreeMap::<String, Money>::new();
@@ -181,6 +179,16 @@ fn sums_agree(world: &World) -> Result<(), String> {
     rollups.retain(|_, cost| !cost.is_zero());
     if calls != ours || rollups != ours {
         return Err(format!("by the entries {ours:?}, by the calls {calls:?}, by the rollups {rollups:?}"));
+    }
+    let mut counted = BTreeMap::<String, Money>::new();
+    let by_call = views.counted(&Filter::default(), &mut |call| {
+        let service = call.who.as_ref().map(|who| who.service.clone());
+        *counted.entry(service.unwrap_or_default()).or_default() += call.cost.unwrap_or_default();
+    });
+    by_call.map_err(|e| e.to_string())?;
+    counted.retain(|_, cost| !cost.is_zero());
+    if counted != ours {
+        return Err(format!("by the entries {ours:?}, by the calls that count {counted:?}"));
     }
     let seen = world.callers.calls.values().filter(|known| known.seen.is_some());
     let billed = seen.clone().fold(Money::ZERO, |sum, known| sum + known.cost.unwrap_or_default());

@@ -68,7 +68,7 @@ pub struct Delta {
     pub new_sets: Vec<Arc<[u8]>>,
     /// Number of the first of those.
     pub first_new_set: u32,
-    /// Calls that had ended and were changed after that, as they were.
+    /// Calls that were part of the sums and changed after that, as they were.
     pub reopened: BTreeMap<u64, Call>,
     sets: HashMap<Arc<[u8]>, u32>,
     /// Room for the key of a combination.
@@ -152,7 +152,7 @@ impl Delta {
     ) -> Result<(), StoreError> {
         let Some(admit) = reference else { return Ok(()) };
         let Some(mut call) = self.take(base, admit)? else { return Ok(()) };
-        if call.outcome != Outcome::Running {
+        if call.counts() {
             self.count(base, &call, Bucket::subtract)?;
             self.reopened.entry(call.seq).or_insert_with(|| call.clone());
         }

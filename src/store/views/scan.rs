@@ -5,7 +5,7 @@ use std::ops::{Bound, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::domain::{Call, Filter, Micros};
+use crate::domain::{Call, Dimension, Filter, Micros};
 use crate::rollup::{DimSet, Measures, quarter_of, quarter_start};
 use crate::store::{AsOf, StoreError};
 
@@ -82,7 +82,7 @@ impl Views {
         Ok(())
     }
 
-    /// Every ended call of the range once: whole quarters of an hour as sums, what is left at the ragged ends as calls.
+    /// Every call of the range that has ended, or an attempt of which has, once: whole quarters of an hour as sums, what is left at the ragged ends as calls.
     /// All of one moment, which is what is given back, in many short transactions.
     pub fn tally(
         &self,
@@ -110,6 +110,22 @@ impl Views {
         {
             self.inner.ends(&moment, &range(Some(quarter_start(last)), Some(to)), ends)?;
         }
+        Ok(moment.as_of)
+    }
+
+    /// Every call of the filter that has ended, or an attempt of which has, once and of one moment, which is what is given
+    /// back: for sums by what [`Views::tally`] does not know.
+    pub fn counted(&self, filter: &Filter, visit: &mut dyn FnMut(&Call)) -> Result<AsOf, StoreError> {
+        let moment = self.inner.moment()?;
+        // A further attempt may change these: the call as it was then is asked, not as it is.
+        let stays = |d: &Dimension| !matches!(d, Dimension::Provider | Dimension::Model | Dimension::Outcome);
+        let dimensions = filter.dimensions.iter().filter(|(d, _)| stays(d)).cloned().collect();
+        let wider = Filter { dimensions, ..*filter };
+        self.inner.ends(&moment, &wider, &mut |call| {
+            if filter.accepts(|d| call.dimension(d)) {
+                visit(call);
+            }
+        })?;
         Ok(moment.as_of)
     }
 
@@ -228,7 +244,7 @@ impl Inner {
         }
     }
 
-    /// The calls of a short range that had ended at that moment.
+    /// The calls of a range that were part of the sums at that moment.
     fn ends(&self, moment: &Moment, filter: &Filter, visit: &mut dyn FnMut(&Call)) -> Result<(), StoreError> {
         let mut before = Some(moment.as_of.seq);
         while before.is_some() {
@@ -238,7 +254,8 @@ impl Inner {
                     let in_tail = moment.delta.calls.contains_key(&call.seq);
                     let then = if in_tail { None } else { moment.pass.call(call.seq) };
                     let call = then.as_deref().unwrap_or(&call);
-                    if call.settled_seq.is_some_and(|seq| seq < moment.as_of.seq) {
+                    // One that runs again and was not put aside ran again then, too.
+                    if call.settled_seq.map_or(call.counts(), |seq| seq < moment.as_of.seq) {
                         visit(call);
                     }
                     true

@@ -28,7 +28,7 @@ use super::names;
 use super::sums::Sums;
 
 /// Format of the whole file; another one means that it is built anew.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 /// Entries of one stretch. Small in tests, so that theirs are sealed, too.
 pub const WIDTH: u64 = if cfg!(test) { 32 } else { 1_024 };
 /// First byte of every row.

@@ -79,13 +79,51 @@ fn attempts_of_one_call_are_one_row_whose_cost_is_their_sum() {
     let again = made.push(at, None, Body::Admit(Box::new(admit(CallId(1), 2, who("a"), "gpt-5.2"))));
     views.committed(made.block(again));
     assert_eq!(views.call(CallId(1)).unwrap().unwrap().outcome, Outcome::Running);
-    assert!(sums(&views).is_empty(), "a call that runs again is in no sum");
     made.settle(at, again, settle(Some(Money::usd(3)), Usage::new()));
     views.committed(made.block(again + 1));
     for _ in 0..2 {
         let calls = all(&views);
         assert_eq!((calls.len(), calls[0].attempts, calls[0].cost), (1, 2, Some(Money::usd(3))));
         assert_eq!(sums(&views), naive(&calls));
+        settled_in(&views, &made);
+    }
+}
+
+#[test]
+fn what_an_attempt_has_cost_stays_in_every_sum_while_the_next_one_runs() {
+    let made = Made::default();
+    let views = made.views();
+    let at: Micros = START.parse().unwrap();
+    let paid = |views: &Views| {
+        let rollups: Money = sums(views).values().map(|m| m.cost).sum();
+        let ragged = std::cell::RefCell::new(Money::ZERO);
+        let add = |m: &Measures| *ragged.borrow_mut() += m.cost;
+        // The whole quarters of a range that ends inside one, and its rest call by call.
+        let to = Some(Micros(at.0 + 60_000_000));
+        views.tally(None, to, &mut |_, _, m| add(m), &mut |c| Measures::of(c).iter().for_each(add)).unwrap();
+        let mut counted = Money::ZERO;
+        views.counted(&Filter::default(), &mut |call| counted += call.cost.unwrap()).unwrap();
+        let rows: Money = all(views).iter().map(|call| call.cost.unwrap_or_default()).sum();
+        assert_eq!([ragged.into_inner(), counted, rows], [rollups; 3]);
+        rollups
+    };
+    let first = made.admit(at, who("a"), "gpt-5.2");
+    views.committed(made.block(0));
+    assert_eq!(paid(&views), Money::ZERO);
+    let seen = made.len();
+    made.settle(at, first, settle(Some(Money::usd(5)), Usage::new()));
+    let again = made.push(at, None, Body::Admit(Box::new(admit(CallId(1), 2, who("a"), "gpt-5.2"))));
+    views.committed(made.block(seen));
+    for _ in 0..2 {
+        assert_eq!(paid(&views), Money::usd(5));
+        let calls: u64 = sums(&views).values().map(|m| m.calls).sum();
+        assert_eq!(calls, 0, "it is counted as a call when it has ended");
+        settled_in(&views, &made);
+    }
+    made.settle(at, again, settle(Some(Money::usd(3)), Usage::new()));
+    views.committed(made.block(again + 1));
+    for _ in 0..2 {
+        assert_eq!(paid(&views), Money::usd(8));
         settled_in(&views, &made);
     }
 }
