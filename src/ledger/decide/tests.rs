@@ -375,5 +375,8 @@ fn an_attempt_is_admitted_once() {
     assert_eq!((b.entries.len(), b.balance("month").1), (entries, usd("1").0));
     let mut second = admit(1, usd("1"));
     second.admit.attempt = 2;
+    let early = denied(b.admit(second.clone()));
+    assert_eq!(early.code, Code::IdempotencyReplay, "one attempt ends before the next begins");
+    b.settle(1, settle(Some(usd("0")), 0));
     admitted(b.admit(second));
 }
