@@ -3,6 +3,7 @@
 //! Balances are not here: the ledger's state holds them, and nothing else does.
 
 pub mod amount;
+pub mod forecast;
 pub mod period;
 pub mod words;
 

@@ -8,6 +8,7 @@ mod ask;
 mod calls;
 mod csv;
 mod export;
+mod forecast;
 mod receipt;
 mod spend;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use ask::{Ask, Format, nearest};
 pub use calls::{MOST_CALLS, calls};
 pub use csv::{CsvStyle, guarded};
 pub use export::{Export, Stamp, export_calls, export_spend, file_name};
+pub use forecast::{Outlook, forecast, forecasts};
 pub use receipt::receipt;
 pub use spend::{SpendRowView, SpendTotalView, spend};
 
