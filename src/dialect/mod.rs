@@ -219,6 +219,9 @@ pub trait Tap: Send {
     fn feed(&mut self, bytes: Bytes, pass: &mut Vec<Bytes>) -> Progress;
     /// The body ended: what was seen. Callable once, before or after the last event.
     fn finish(&mut self, end: End) -> Observation;
+    /// Output tokens that have passed so far, reckoned from the length of their text at a few nanoseconds a call: for
+    /// watching a call that runs. What it costs is counted when it ends.
+    fn output_so_far(&mut self) -> u64;
     /// What was held back: to be sent after the settlement. Empty if nothing was.
     fn release(&mut self, pass: &mut Vec<Bytes>);
 }

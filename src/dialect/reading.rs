@@ -29,6 +29,14 @@ pub(super) fn add_text(obs: &mut Observation, text: Text<'_>) {
     obs.output_text.push_str(cut(text.text, room));
 }
 
+/// Bytes of text a token has, about, in what models write: prose has more, code and numbers fewer.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Output tokens as the length of what passed says, without counting them.
+pub(super) fn output_so_far(obs: &Observation) -> u64 {
+    obs.output_bytes.div_ceil(BYTES_PER_TOKEN).saturating_add(obs.hidden_tokens)
+}
+
 /// Counts a call that the client is to execute.
 pub(super) fn add_tool(obs: &mut Observation, name: Option<&str>) {
     obs.tools_called = obs.tools_called.saturating_add(1);

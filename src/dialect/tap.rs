@@ -38,6 +38,10 @@ pub(super) trait Meter: Sink + Send {
     fn done(&mut self, event: &[u8], head: &[u8], whole: Whole) -> bool;
     /// The body ended.
     fn observe(&mut self, seen: Seen) -> Observation;
+    /// Output tokens that have passed so far, by the length of the text: see [`Tap::output_so_far`].
+    fn output_so_far(&self) -> u64 {
+        0
+    }
 }
 
 /// How the body came and ended.
@@ -416,6 +420,10 @@ impl Tap for AnswerTap {
             flag(&mut seen.flags, name);
         }
         seen
+    }
+
+    fn output_so_far(&mut self) -> u64 {
+        self.coding.as_mut().map_or(0, |coding| coding.core().meter.output_so_far())
     }
 
     fn release(&mut self, pass: &mut Vec<Bytes>) {

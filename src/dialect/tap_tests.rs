@@ -279,3 +279,18 @@ fn hostile_bytes_end_in_a_verdict() {
         }
     }
 }
+
+#[test]
+fn what_has_passed_so_far_is_known_while_the_answer_runs() {
+    let facts = CallFacts::of("chat.completions", Metering::Metered);
+    let headers = http::HeaderMap::new();
+    let head = ResponseHead { status: 200, headers: &headers };
+    let mut tap = named("openai").unwrap().tap(&facts, &head, false);
+    let mut pass = Vec::new();
+    assert_eq!(tap.output_so_far(), 0);
+    for n in 1..=3 {
+        let event = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"eight ch\"}}]}\n\n";
+        tap.feed(Bytes::from_static(event), &mut pass);
+        assert_eq!(tap.output_so_far(), n * 2);
+    }
+}

@@ -6,7 +6,9 @@
 
 use crate::dialect::counts::{Counts, at, flag, text as text_at};
 use crate::dialect::json_scan::{Kind, Seg, Sink, Text, Want, Whole};
-use crate::dialect::reading::{MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, verdict, want_text, word};
+use crate::dialect::reading::{
+    MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, output_so_far, verdict, want_text, word,
+};
 use crate::dialect::small::Small;
 use crate::dialect::tap::{Meter, Seen};
 use crate::dialect::{Observation, Verdict};
@@ -273,6 +275,10 @@ impl Meter for MessagesMeter {
             self.stopped |= last;
         }
         false
+    }
+
+    fn output_so_far(&self) -> u64 {
+        output_so_far(&self.obs)
     }
 
     fn observe(&mut self, seen: Seen) -> Observation {

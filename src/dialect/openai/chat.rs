@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use super::usage;
 use crate::dialect::counts::flag;
 use crate::dialect::json_scan::{Kind, Seg, Sink, Text, Want, Whole};
-use crate::dialect::reading::{MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, want_text, word};
+use crate::dialect::reading::{
+    MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, output_so_far, want_text, word,
+};
 use crate::dialect::tap::{Meter, Seen};
 use crate::dialect::{End, Observation, Verdict};
 use crate::domain::{Component, Usage};
@@ -286,6 +288,10 @@ impl Meter for ChatMeter {
         self.event_has_choice = false;
         self.event_has_usage = false;
         ours && self.obs.error.is_none()
+    }
+
+    fn output_so_far(&self) -> u64 {
+        output_so_far(&self.obs)
     }
 
     fn observe(&mut self, seen: Seen) -> Observation {

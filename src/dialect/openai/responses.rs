@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use super::usage;
 use crate::dialect::counts::{Counts, at, flag};
 use crate::dialect::json_scan::{Kind, Seg, Sink, Text, Want, Whole};
-use crate::dialect::reading::{MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, verdict, want_text, word};
+use crate::dialect::reading::{
+    MAX_RAW, add_text, add_tool, error_type, keep_vendor_usage, output_so_far, verdict, want_text, word,
+};
 use crate::dialect::small::Small;
 use crate::dialect::tap::{Meter, Seen};
 use crate::dialect::{Observation, Verdict};
@@ -372,6 +374,10 @@ impl Meter for ResponsesMeter {
         }
         self.output_index = None;
         false
+    }
+
+    fn output_so_far(&self) -> u64 {
+        output_so_far(&self.obs)
     }
 
     fn observe(&mut self, seen: Seen) -> Observation {
