@@ -55,6 +55,7 @@ codes! {
     MethodNotAllowed = 25, "method_not_allowed", 405;
     UpgradeNotSupported = 26, "upgrade_not_supported", 426;
     RequestTimeout = 27, "request_timeout", 408;
+    Stopped = 28, "stopped", 403;
 }
 
 impl Code {

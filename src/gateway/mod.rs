@@ -11,6 +11,7 @@ mod body;
 mod carrier;
 mod classify;
 mod connect;
+mod flight;
 mod forward;
 mod headers;
 mod identify;
@@ -50,6 +51,7 @@ use self::throttle::Throttle;
 use self::ticket::Ticket;
 
 pub use self::body::{Body, Upload};
+pub use self::flight::{InFlight, Underway};
 pub use self::snapshot::Secrets;
 
 /// Most upstreams read on for their usage after their callers left.
@@ -107,6 +109,7 @@ struct Inner {
     replays: Mutex<Replays>,
     under_way: Arc<Semaphore>,
     drains: Arc<Semaphore>,
+    in_flight: InFlight,
     calls: TaskTracker,
 }
 
@@ -139,6 +142,7 @@ impl Gateway {
                 replays: Mutex::default(),
                 under_way: Arc::new(Semaphore::new(most)),
                 drains: Arc::new(Semaphore::new(MAX_DRAINS)),
+                in_flight: InFlight::default(),
                 calls: TaskTracker::new(),
                 settings,
             }),
@@ -249,6 +253,11 @@ impl Gateway {
     /// Credentials of providers have changed in the store: the next call reads them anew.
     pub fn credentials_changed(&self) {
         self.inner.snapshots.rotated();
+    }
+
+    /// The calls under way, to be looked at and ended.
+    pub fn in_flight(&self) -> InFlight {
+        self.inner.in_flight.clone()
     }
 
     /// Calls under way.

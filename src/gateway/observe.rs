@@ -24,6 +24,7 @@ use crate::domain::{Code, Money, Refusal};
 use super::authorize::{Granted, LONGEST_CALL_S};
 use super::body::{Body, Piece};
 use super::classify::Asked;
+use super::flight::{Flight, Flying};
 use super::forward::{NoAnswer, upstream_unavailable};
 use super::headers;
 use super::names;
@@ -49,6 +50,7 @@ pub(super) struct Crossing {
     pub ticket: Arc<Ticket>,
     pub asked: Box<Asked>,
     pub granted: Granted,
+    pub flight: Flying,
     /// When it was sent on.
     pub forwarded_at: Instant,
 }
@@ -62,7 +64,9 @@ impl Gateway {
             Err(refused) => return drop(reply.send(Err(refused))),
         };
         let headers = std::mem::take(&mut asked.headers);
-        let crossing = Crossing { gateway: self, snapshot, ticket, asked, granted, forwarded_at: Instant::now() };
+        let flight = self.inner.in_flight.enter(&snapshot, &ticket, &asked, &granted.admitted);
+        let forwarded_at = Instant::now();
+        let crossing = Crossing { gateway: self, snapshot, ticket, asked, granted, flight, forwarded_at };
         match listing {
             Some(listing) => Box::pin(crossing.answer_listing(listing, reply)).await,
             None => crossing.cross(headers, reply).await,
@@ -93,6 +97,7 @@ impl Crossing {
             let mut forward = std::pin::pin!(sent);
             tokio::select! {
                 answer = &mut forward => Some(answer),
+                () = self.flight.stopped() => None,
                 // The caller left before the answer began: read on or let go, as the provider's setting says.
                 () = reply.closed() => match self.drain_place() {
                     Some(_place) => timeout(DRAIN, forward).await.ok(),
@@ -105,8 +110,18 @@ impl Crossing {
             Some(Err(no_answer)) => Box::pin(self.no_answer(no_answer, reply)).await,
             None => {
                 let ending = Ending { end: End::CallerLeft, caller_left: true, sent: true, ..Ending::default() };
-                let _ = Box::pin(self.settle(&mut Observation::default(), &ending)).await;
+                let settled = Box::pin(self.settle(&mut Observation::default(), &ending)).await;
+                // A caller who left does not miss the answer.
+                let _ = reply.send(Err(self.refusal_of_the_end(settled.is_ok())));
             }
+        }
+    }
+
+    /// What the caller of a call that somebody ended is told.
+    fn refusal_of_the_end(&self, settled: bool) -> Refused {
+        match self.flight.stopped_by().filter(|_| settled) {
+            Some(why) => Refused { reached: true, ..Refused::recorded(why.clone()) },
+            None => super::authorize::journal_unavailable(),
         }
     }
 
@@ -150,7 +165,7 @@ impl Crossing {
         if events {
             flow.begin();
         }
-        let mut stop = flow.pump(tap.as_mut()).await;
+        let mut stop = flow.pump(tap.as_mut(), &self.flight).await;
         let caller_left = stop == Stop::CallerLeft;
         if caller_left && let Some(_place) = self.drain_place() {
             stop = flow.drain(tap.as_mut()).await;
@@ -158,12 +173,12 @@ impl Crossing {
         let end = match stop {
             Stop::Last | Stop::Complete => End::Complete,
             Stop::UpstreamDied => End::UpstreamDied,
-            Stop::CallerLeft => End::CallerLeft,
+            Stop::CallerLeft | Stop::Stopped => End::CallerLeft,
         };
         let mut observation = tap.finish(end);
         let ending = Ending {
             end,
-            caller_left,
+            caller_left: caller_left || stop == Stop::Stopped,
             sent: true,
             status: Some(status),
             provider_request_id: request_id(&head.headers),
@@ -193,6 +208,9 @@ impl Crossing {
             let broken = io::Error::other("the journal cannot be written");
             return flow.put(Piece::Broken(Box::new(broken))).await;
         };
+        if stop == Stop::Stopped {
+            return self.break_off(flow, events).await;
+        }
         let mut pass = Vec::new();
         tap.release(&mut pass);
         if stop == Stop::UpstreamDied && !events && flow.head.is_some() {
@@ -215,23 +233,14 @@ impl Crossing {
             Stop::UpstreamDied if events => {
                 let message =
                     format!("Weighbridge: provider '{}' broke off inside the stream.", self.asked.provider.id);
-                let refusal = Refusal::new(Code::UpstreamUnavailable, message);
-                // An event that was cut in half is ended first, so that ours is read as one of its own.
-                let gap: &'static [u8] = match flow.last_byte {
-                    None => b"",
-                    Some(b'\n') => b"\n",
-                    Some(_) => b"\n\n",
-                };
-                let event = self.asked.dialect.cut(&self.asked.facts, &refusal, self.ticket.client);
-                let mut pass = vec![Bytes::from_static(gap), event];
-                let _ = flow.send(&mut pass).await;
+                self.cut(&mut flow, &Refusal::new(Code::UpstreamUnavailable, message)).await;
             }
             Stop::UpstreamDied => {
                 flow.put(Piece::Broken(Box::new(io::Error::other("the provider broke off")))).await;
                 return;
             }
             Stop::Last => flow.rest().await,
-            Stop::Complete | Stop::CallerLeft => {}
+            Stop::Complete | Stop::CallerLeft | Stop::Stopped => {}
         }
         flow.finish_redaction().await;
         if self.ticket.trailers
@@ -241,6 +250,32 @@ impl Crossing {
             set(&mut trailers, &names::COST, cost.to_string());
             flow.put(Piece::Trailers(Box::new(trailers))).await;
         }
+    }
+
+    /// Tells the caller that somebody ended the call: in an answer, if none has begun, in the stream's own event, or, where
+    /// a plain answer has begun, by an end that cannot be taken for one.
+    async fn break_off(&self, mut flow: Flow, events: bool) {
+        let refused = self.refusal_of_the_end(true);
+        if flow.head.is_some() {
+            flow.refuse(refused);
+        } else if events {
+            self.cut(&mut flow, &refused.refusal).await;
+            flow.finish_redaction().await;
+        } else {
+            flow.put(Piece::Broken(Box::new(io::Error::other("an operator stopped the call")))).await;
+        }
+    }
+
+    /// Ends a running stream with the dialect's error event.
+    async fn cut(&self, flow: &mut Flow, refusal: &Refusal) {
+        // An event that was cut in half is ended first, so that ours is read as one of its own.
+        let gap: &'static [u8] = match flow.last_byte {
+            None => b"",
+            Some(b'\n') => b"\n",
+            Some(_) => b"\n\n",
+        };
+        let event = self.asked.dialect.cut(&self.asked.facts, refusal, self.ticket.client);
+        let _ = flow.send(&mut vec![Bytes::from_static(gap), event]).await;
     }
 
     /// The answer's head. Its length is passed on unless bytes may change: of events one may be dropped, or an error added.
@@ -292,6 +327,8 @@ enum Stop {
     Complete,
     UpstreamDied,
     CallerLeft,
+    /// Somebody ended the call: [`Flight::stopped_by`] says why.
+    Stopped,
 }
 
 /// The bytes on their way.
@@ -311,14 +348,19 @@ struct Flow {
 }
 
 impl Flow {
-    async fn pump(&mut self, tap: &mut dyn Tap) -> Stop {
+    async fn pump(&mut self, tap: &mut dyn Tap, flight: &Flight) -> Stop {
         let mut pass = Vec::new();
+        let mut stopped = std::pin::pin!(flight.stopped());
         loop {
+            if flight.stopped_by().is_some() {
+                return Stop::Stopped;
+            }
             let wait = self.idle.min(self.longest.saturating_sub(self.started.elapsed()));
             let frame = tokio::select! {
                 biased;
                 () = gone(&mut self.head, &self.out) => return Stop::CallerLeft,
                 frame = timeout(wait, self.upstream.frame()) => frame,
+                () = stopped.as_mut() => return Stop::Stopped,
             };
             let data = match frame {
                 Ok(None) => return Stop::Complete,
@@ -330,7 +372,17 @@ impl Flow {
             };
             self.first_byte.get_or_insert_with(Instant::now);
             let progress = tap.feed(data, &mut pass);
-            if self.send(&mut pass).await.is_err() {
+            flight.passed(tap.output_so_far());
+            let sent = tokio::select! {
+                biased;
+                sent = self.send(&mut pass) => sent,
+                () = stopped.as_mut() => {
+                    // Where the caller's bytes end is not known now: an empty line more does no harm.
+                    self.last_byte = Some(0);
+                    return Stop::Stopped;
+                }
+            };
+            if sent.is_err() {
                 return Stop::CallerLeft;
             }
             if progress == Progress::Last {

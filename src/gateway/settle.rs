@@ -27,9 +27,13 @@ const KEEP_TRYING: Duration = Duration::from_secs(30);
 /// 2026-11).
 const VENDOR_COST_WINS: [&str; 4] = ["openrouter", "perplexity", "x-ai", "xai"];
 
+/// Marks a call that an operator ended, or that a pause cut.
+const STOPPED: &str = "stopped";
+
 /// How a call ended, as the wire saw it.
 pub(super) struct Ending {
     pub end: End,
+    /// The caller hung up, or somebody ended the call.
     pub caller_left: bool,
     /// The provider may have received the request.
     pub sent: bool,
@@ -91,6 +95,9 @@ impl Crossing {
         }
         if self.asked.facts.metering == Metering::Retrieval && answered {
             Box::pin(self.settle_fetched_job(seen)).await?;
+        }
+        if ending.caller_left && self.flight.stopped_by().is_some() {
+            seen.flags.push(STOPPED);
         }
         let outcome = outcome(seen, ending);
         let weighed = match self.stated(seen, ending) {

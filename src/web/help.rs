@@ -165,6 +165,10 @@ pub fn words(code: Code) -> (&'static str, &'static str) {
             "The request asks for another protocol on this connection, such as WebSocket.",
             "Use the plain or streamed form of the call.",
         ),
+        Code::Stopped => (
+            "An operator ended this call while it ran, or paused what it belongs to and had running calls cut. What had passed until then is charged.",
+            "Ask your operators before repeating it: they had a reason, and it is on record.",
+        ),
         Code::RequestTimeout => (
             "The request's head or body did not arrive in time.",
             "Check the network between caller and gateway; send the body without long pauses.",
