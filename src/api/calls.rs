@@ -86,21 +86,6 @@ pub fn wait_for(api: &Api, seq: u64) -> Result<(), ApiError> {
     Err(ApiError::invalid("min_seq", format!("the journal has {} entries so far", api.ledger.head().position())))
 }
 
-pub async fn running(State(api): State<Api>) -> Result<Response, ApiError> {
-    api.blocking(|api| {
-        let as_of = api.ledger.views().as_of()?;
-        let mut calls = Vec::new();
-        for open in api.ledger.running() {
-            if let Some(call) = api.ledger.call(open.call)? {
-                calls.push(CallView { hold_usd: open.hold, ..CallView::from(&call) });
-            }
-        }
-        let page = PageView { calls, next_cursor: None, as_of: as_of.at, as_of_seq: as_of.seq };
-        Ok(Json(page).into_response())
-    })
-    .await
-}
-
 pub async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let call = parse_id(&id)?;
     api.blocking(move |api| {

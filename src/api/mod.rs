@@ -15,6 +15,7 @@ mod metrics;
 mod openapi;
 mod operators;
 mod prices;
+mod running;
 mod spend;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use axum::routing::{self, MethodRouter};
 use schemars::{Schema, SchemaGenerator};
 use secrecy::SecretString;
 
+use crate::gateway::InFlight;
 use crate::pricing::PriceBook;
 use crate::store::Ledger;
 
@@ -49,6 +51,8 @@ pub struct Api {
     /// The price book of the catalogue it was last asked for.
     book: Arc<Mutex<Option<NumberedBook>>>,
     totals: Arc<Totals>,
+    /// The calls of this process; none where the API is over a folder.
+    in_flight: InFlight,
 }
 
 impl Api {
@@ -60,7 +64,14 @@ impl Api {
             session: None,
             book: Arc::default(),
             totals: Arc::default(),
+            in_flight: InFlight::default(),
         }
+    }
+
+    /// Shows and ends the calls under way in a gateway.
+    pub fn with_calls(mut self, in_flight: InFlight) -> Api {
+        self.in_flight = in_flight;
+        self
     }
 
     /// Accepts web sessions too, for reading.
@@ -116,6 +127,8 @@ enum Query {
     None,
     Calls,
     Spend,
+    /// Dimensions and a limit: what runs is no file.
+    Running,
 }
 
 fn endpoint(
@@ -134,7 +147,20 @@ fn endpoints() -> Vec<Endpoint> {
     let any: fn(&mut SchemaGenerator) -> Schema = |_| schemars::json_schema!({ "type": "object" });
     let mut all = vec![
         endpoint("GET", "/calls", "Metered calls, newest first", calls::page_schema, get(calls::list)),
-        endpoint("GET", "/calls/running", "What runs now, with what it holds", calls::page_schema, get(calls::running)),
+        endpoint(
+            "GET",
+            "/calls/running",
+            "What runs now, with what it has come to so far and what it holds",
+            running::schema,
+            get(running::list),
+        ),
+        endpoint(
+            "POST",
+            "/calls/{id}/stop",
+            "End a call that runs: its caller gets an error, what had passed is settled",
+            running::stopped_schema,
+            post(running::stop),
+        ),
         endpoint(
             "GET",
             "/calls/{id}",
@@ -178,6 +204,8 @@ fn endpoints() -> Vec<Endpoint> {
     for found in &mut all {
         match found.path {
             "/calls" => found.query = Query::Calls,
+            "/calls/running" => found.query = Query::Running,
+            "/calls/{id}/stop" => found.body = Some(running::reason_schema),
             "/spend" => found.query = Query::Spend,
             "/ledger/rotate-key" => found.body = Some(evidence::reason_schema),
             "/prices/quote" => found.body = Some(prices::question_schema),

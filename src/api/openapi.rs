@@ -43,7 +43,7 @@ pub fn document() -> Value {
 fn operation(endpoint: &Endpoint, generator: &mut schemars::SchemaGenerator) -> Value {
     let media = |schema: Value| json!({ "application/json": { "schema": schema } });
     let mut answer = media((endpoint.answer)(generator).to_value());
-    if endpoint.query != Query::None {
+    if matches!(endpoint.query, Query::Calls | Query::Spend) {
         answer["text/csv"] = json!({ "schema": { "type": "string" } });
         answer["application/x-ndjson"] = json!({ "schema": { "type": "string" } });
     }
@@ -80,6 +80,10 @@ fn parameters(endpoint: &Endpoint) -> Value {
     for dimension in Dimension::ALL {
         let about = "A value; `a*` is a glob, `!a` excludes, `(none)` is the absence of one; repeated = any of them";
         all.push(text("query", dimension.name(), about));
+    }
+    if endpoint.query == Query::Running {
+        all.push(text("query", "limit", "Calls of an answer, 1 to 1000"));
+        return Value::Array(all);
     }
     all.push(text("query", "from", "Start of the call, inclusive: a date in the zone, or RFC 3339"));
     all.push(text("query", "to", "Exclusive"));

@@ -227,7 +227,7 @@ impl App {
             web::session_operator(&sessions, headers).map(|operator| format!("operator:{operator}"))
         };
         let api = Api::new(self.ledger.clone(), token).with_session(Arc::new(hook));
-        api::router(api).merge(web::router(web))
+        api::router(api.with_calls(self.gateway.in_flight())).merge(web::router(web))
     }
 
     /// Stops accepting, waits for the calls under way, closes the ledger.

@@ -1,10 +1,10 @@
-//! `calls`: the metered calls, and one receipt.
+//! `calls`: the metered calls, one receipt, what runs now, and the way to end it.
 
 use std::io::Write;
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::{self, Reach, escaped};
 use super::filters::{Filters, query};
@@ -43,6 +43,23 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// What runs now, with what it has come to so far
+    Running {
+        #[command(flatten)]
+        filters: Box<Filters>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a call that runs: its caller gets an error, what had passed is settled
+    Stop {
+        /// The call's id, as `wb-request-id` gave it
+        id: String,
+        /// Why; kept with the record of it
+        #[arg(long)]
+        reason: String,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What is printed.
@@ -65,6 +82,19 @@ const COLUMNS: [&str; 10] = [
     "cost_usd",
     "outcome",
     "refusal.code",
+];
+
+const RUNNING: [&str; 10] = [
+    "started_at",
+    "id",
+    "service",
+    "run",
+    "provider",
+    "model_requested",
+    "stream",
+    "output_tokens_so_far",
+    "cost_so_far_usd",
+    "hold_usd",
 ];
 
 impl Command {
@@ -98,6 +128,19 @@ impl Command {
                     return print_json(&call);
                 }
                 print_receipt(&call)
+            }
+            Verb::Running { filters, json } => {
+                let page =
+                    client.json(Method::GET, &format!("/calls/running{}", query(&filters.pairs())), None).await?;
+                if json {
+                    return print_json(&page);
+                }
+                table::print(page["calls"].as_array().map(Vec::as_slice).unwrap_or_default(), &RUNNING)
+            }
+            Verb::Stop { id, reason, json } => {
+                let path = format!("/calls/{}/stop", escaped(&id));
+                let call = client.json(Method::POST, &path, Some(json!({ "reason": reason }))).await?;
+                if json { print_json(&call) } else { table::print_one(&call) }
             }
         })
     }

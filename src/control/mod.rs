@@ -60,6 +60,19 @@ pub enum ControlError {
     Store(#[from] StoreError),
 }
 
+/// Longest reason a person gives, in characters.
+const MOST_REASON: usize = 500;
+
+/// A reason that must be given: trimmed, neither empty nor a novel.
+pub fn reason(text: &str) -> Result<String, ControlError> {
+    let text = text.trim();
+    match text.chars().count() {
+        0 => Err(ControlError::field("reason", "say why: it is kept with the change")),
+        1..=MOST_REASON => Ok(text.to_owned()),
+        n => Err(ControlError::field("reason", format!("{n} characters are too many: at most {MOST_REASON}"))),
+    }
+}
+
 fn sentences(problems: &[(String, String)]) -> String {
     let all: Vec<String> = problems.iter().map(|(field, what)| format!("`{field}`: {what}")).collect();
     all.join("\n")

@@ -194,7 +194,9 @@ impl InFlight {
     /// `false`: it is not under way here (any more), or somebody has ended it already.
     pub fn stop(&self, call: CallId) -> bool {
         let flight = self.shard(call).get(&call).cloned();
-        let message = format!("Weighbridge: an operator stopped this call. Ask your operators why, before you repeat it. Receipt {call}.");
+        let message = format!(
+            "Weighbridge: an operator stopped this call. Ask your operators why, before you repeat it. Receipt {call}."
+        );
         flight.is_some_and(|flight| flight.stop(Refusal::new(Code::Stopped, message)))
     }
 

@@ -25,6 +25,7 @@ mod route;
 mod settle;
 mod snapshot;
 mod spent;
+mod stop;
 mod throttle;
 mod ticket;
 
@@ -53,6 +54,7 @@ use self::ticket::Ticket;
 pub use self::body::{Body, Upload};
 pub use self::flight::{InFlight, Underway};
 pub use self::snapshot::Secrets;
+pub use self::stop::NotStopped;
 
 /// Most upstreams read on for their usage after their callers left.
 const MAX_DRAINS: usize = 64;

@@ -10,6 +10,8 @@ mod edges;
 mod gateway;
 /// Input that is wrong on purpose: each gets a defined answer, bounded memory and a record.
 mod hostile;
+/// What runs now, seen and ended from outside.
+mod live;
 /// Refusals in the caller's dialect.
 mod refusals;
 /// Connections: HTTP/2, TLS, shut-down.

@@ -1,0 +1,312 @@
+//! What runs now, seen and ended from outside: by the API, by pages, by a pause.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use weighbridge::dialect::tokens;
+use weighbridge::domain::{Component, CostBasis, Money, Outcome, UsageBasis};
+use weighbridge::ledger::entry::Body;
+
+use crate::support::client::{self, Answer, read_until};
+use crate::support::upstream::{self, Step, chunk, events_head, last_chunk};
+use crate::support::{Client, MODEL, Setup, TestApp, chat_events, chat_request, hard_budget, server};
+
+const CHAT: &str = "/openai/v1/chat/completions";
+const TOKEN: &str = "an-operator-token-for-tests";
+
+/// An app whose admin API takes [`TOKEN`].
+async fn start(setup: Setup) -> TestApp {
+    let mut server = server();
+    server.operator_token = Some(TOKEN.into());
+    TestApp::with(Setup { server, ..setup }).await
+}
+
+/// A client of the admin API.
+fn admin(app: &TestApp) -> Client {
+    Client { addr: app.app.web_addr, key: TOKEN.into() }
+}
+
+/// A call that has begun to answer: its connection, what came so far, its id.
+struct Begun {
+    stream: TcpStream,
+    head: Vec<u8>,
+    id: String,
+}
+
+/// Sends a request and reads until `needle` has come.
+async fn begin(client: &Client, path: &str, headers: &str, request: &str, needle: &str) -> Begun {
+    let mut stream = client.connect().await;
+    stream.write_all(&client.head("POST", path, headers, request.len())).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let head = read_until(&mut stream, needle.as_bytes()).await;
+    let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let id = text.split("wb-request-id: ").nth(1).and_then(|rest| rest.split('\r').next()).unwrap_or_default();
+    Begun { id: id.to_owned(), stream, head }
+}
+
+impl Begun {
+    /// The answer, now that it ends.
+    async fn end(mut self) -> Answer {
+        let rest = read_until(&mut self.stream, b"\0never\0").await;
+        client::parse(&[self.head, rest].concat())
+    }
+}
+
+/// Two events of a chat stream, and then nothing until it is told to go on.
+fn paused_chat(go: &Arc<Notify>) -> Vec<Step> {
+    let events = chat_events(Some((10, 5)));
+    let mut steps = vec![events_head()];
+    steps.extend(events[..2].iter().map(|e| Step::Send(chunk(e.as_bytes()))));
+    steps.push(Step::Wait(go.clone()));
+    steps.extend(events[2..].iter().map(|e| Step::Send(chunk(e.as_bytes()))));
+    steps.push(last_chunk());
+    steps
+}
+
+async fn running(app: &TestApp) -> Value {
+    let answer = admin(app).get("/api/v1/calls/running").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+async fn stop(app: &TestApp, id: &str) -> Answer {
+    let body = json!({"reason": "runs in circles"}).to_string();
+    admin(app).post(&format!("/api/v1/calls/{id}/stop"), &body).await
+}
+
+fn usd(text: &str) -> Money {
+    text.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_call_shows_what_it_has_come_to_and_what_it_holds() {
+    let app = start(Setup { changes: vec![hard_budget("all", "5")], ..Setup::default() }).await;
+    assert_eq!(running(&app).await["calls"], json!([]));
+    let go = Arc::new(Notify::new());
+    app.upstream.next(paused_chat(&go));
+    let request = chat_request(r#","stream":true,"max_tokens":1000"#);
+    let begun = begin(&app.client(), CHAT, "wb-run: r-7\r\n", &request, "how are you?").await;
+
+    let page = running(&app).await;
+    let call = &page["calls"][0];
+    assert_eq!((&page["running"], &call["id"]), (&json!(1), &json!(begun.id)));
+    assert_eq!((&call["service"], &call["run"], &call["outcome"]), (&json!("svc"), &json!("r-7"), &json!("running")));
+    assert_eq!((&call["answering"], &call["stopping"], &call["job"]), (&json!(true), &json!(false), &json!(false)));
+    // "Hello there, how are you?" has 25 bytes: 7 tokens by their length, at 2 USD a million.
+    assert_eq!(call["output_tokens_so_far"], 7);
+    let hold = usd(call["hold_usd"].as_str().unwrap());
+    let so_far = usd(call["cost_so_far_usd"].as_str().unwrap());
+    assert!(so_far >= usd("0.000014") && so_far < hold, "{so_far} of {hold}");
+    assert_eq!((&call["cost_so_far_basis"], &call["cost_usd"]), (&json!("estimated"), &Value::Null));
+    let others = admin(&app).get("/api/v1/calls/running?service=other").await.json();
+    assert_eq!((&others["calls"], &others["running"]), (&json!([]), &json!(1)));
+
+    go.notify_one();
+    let answer = begun.end().await;
+    assert!(answer.text().ends_with("data: [DONE]\n\n"));
+    app.quiet().await;
+    assert_eq!(running(&app).await["calls"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_a_price_has_no_cost_so_far_rather_than_zero() {
+    let app = start(Setup::default()).await;
+    app.upstream.next(paused_chat(&Arc::default()));
+    let request = chat_request(r#","stream":true"#).replace(MODEL, "a-model-nobody-priced");
+    let begun = begin(&app.client(), CHAT, "", &request, "how are you?").await;
+    let call = running(&app).await["calls"][0].clone();
+    assert_eq!((&call["id"], &call["output_tokens_so_far"]), (&json!(begun.id), &json!(7)));
+    assert_eq!((&call["cost_so_far_usd"], &call["cost_so_far_basis"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_stream_ends_with_the_dialects_error_and_is_settled_with_what_had_passed() {
+    let app = start(Setup { changes: vec![hard_budget("all", "5")], ..Setup::default() }).await;
+    app.upstream.next(paused_chat(&Arc::default()));
+    let request = chat_request(r#","stream":true,"max_tokens":1000"#);
+    let begun = begin(&app.client(), CHAT, "", &request, "how are you?").await;
+    let id = begun.id.clone();
+
+    let stopped = stop(&app, &id).await;
+    assert_eq!(stopped.status, 200, "{}", stopped.text());
+    let answer = begun.end().await;
+    assert!(answer.whole, "the body ends as its framing says");
+    let events: Vec<String> = answer.text().split("\n\n").map(str::to_owned).collect();
+    let error: Value = serde_json::from_str(events[2].trim_start().trim_start_matches("data: ")).unwrap();
+    assert_eq!((&error["error"]["code"], &error["error"]["type"]), (&json!("stopped"), &json!("permission_error")));
+    assert_eq!(events[3..], ["data: [DONE]", ""]);
+    assert_eq!(app.upstream.hung_up(), 1, "the provider is let go");
+
+    let call = app.call(id.parse().unwrap()).await;
+    let output = tokens::count(MODEL, "Hello there, how are you?");
+    let input = call.usage.get(Component::InputTokens).unwrap();
+    assert_eq!(call.usage.get(Component::OutputTokens), Some(output));
+    assert_eq!(call.cost, Some(usd("0.000001").times(input).saturating_add(usd("0.000002").times(output))));
+    assert_eq!(
+        (call.outcome, call.usage_basis, call.cost_basis),
+        (Outcome::Cancelled, UsageBasis::Counted, CostBasis::Estimated)
+    );
+    assert_eq!(call.flags, ["stopped"]);
+    assert_eq!(usd(stopped.json()["cost_usd"].as_str().unwrap()), call.cost.unwrap());
+    let balance = app.ledger().balances(app.ledger().clock().now()).remove(0);
+    assert_eq!((balance.held, balance.open_holds, Money(balance.posted)), (0, 0, call.cost.unwrap()));
+
+    // Who and why stand in the journal before the settlement, the reason where it can be erased.
+    let entries = app.ledger().entries(0, 1_000).unwrap();
+    let at = entries
+        .iter()
+        .position(|(entry, _)| matches!(&entry.body, Body::Admin { action, .. } if action == "call.stop"));
+    let (entry, erasable) = &entries[at.expect("an ADMIN entry")];
+    let Body::Admin { actor, subject, .. } = &entry.body else { unreachable!() };
+    assert_eq!((actor.as_str(), subject.as_deref()), ("token", Some(id.as_str())));
+    assert_eq!(erasable.person.as_ref().unwrap().reason.as_deref(), Some("runs in circles"));
+    assert!(entry.seq < call.settled_seq.unwrap());
+
+    let again = stop(&app, &id).await;
+    assert_eq!((again.status, &again.json()["error"]["code"]), (409, &json!("conflict")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_stopped_before_its_first_byte_gets_an_error_that_no_sdk_repeats() {
+    let app = start(Setup::default()).await;
+    for steps in [
+        vec![Step::Hang],
+        vec![
+            Step::Send(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{\"id\":".to_vec(),
+            ),
+            Step::Hang,
+        ],
+    ] {
+        app.upstream.next(steps);
+        let client = app.client();
+        let asked = tokio::spawn(async move { client.post(CHAT, &chat_request("")).await });
+        let id = loop {
+            match running(&app).await["calls"][0]["id"].as_str() {
+                Some(id) => break id.to_owned(),
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(stop(&app, &id).await.status, 200);
+        let answer = asked.await.unwrap();
+        assert_eq!((answer.status, answer.header("wb-deny")), (403, Some("stopped")), "{}", answer.text());
+        assert_eq!((answer.header("x-should-retry"), answer.header("retry-after")), (Some("false"), None));
+        assert_eq!(answer.header("wb-request-id"), Some(id.as_str()));
+        let call = app.settled(&answer).await;
+        assert_eq!((call.outcome, call.refusal), (Outcome::Cancelled, None));
+        assert!(call.cost.unwrap() > Money::ZERO, "what was sent is charged: the provider may have read it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_dialect_is_told_in_its_own_words_that_its_stream_was_stopped() {
+    let app = start(Setup::default()).await;
+    let message = format!(
+        "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"id\":\"m\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"{MODEL}\",\"content\":[],\"usage\":{{\"input_tokens\":9,\"output_tokens\":1}}}}}}\n\n"
+    );
+    let response = format!(
+        "event: response.created\ndata: {{\"type\":\"response.created\",\"response\":{{\"id\":\"resp_1\",\"model\":\"{MODEL}\",\"status\":\"in_progress\"}}}}\n\n"
+    );
+    let ask = |field: &str| format!(r#"{{"model":"{MODEL}","max_tokens":100,"stream":true,{field}}}"#);
+    let messages = ask(r#""messages":[{"role":"user","content":"hi"}]"#);
+    let responses = ask(r#""input":"hi""#).replace("max_tokens", "max_output_tokens");
+    for (path, headers, request, first, wanted) in [
+        (
+            "/v1/messages",
+            "",
+            &messages,
+            &message,
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"Weighbridge: an operator stopped",
+        ),
+        (
+            "/openai/v1/responses",
+            "",
+            &responses,
+            &response,
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"Weighbridge: an operator stopped",
+        ),
+        (
+            "/openai/v1/responses",
+            "originator: codex_cli_rs\r\n",
+            &responses,
+            &response,
+            "event: response.failed\ndata: ",
+        ),
+    ] {
+        // Half an event follows, so that the error must not be glued to it.
+        app.upstream.next(vec![
+            events_head(),
+            Step::Send(chunk(first.as_bytes())),
+            Step::Send(chunk(b"data: {\"ha")),
+            Step::Hang,
+        ]);
+        let begun = begin(&app.client(), path, headers, request, "{\"ha").await;
+        let id = begun.id.clone();
+        assert_eq!(stop(&app, &id).await.status, 200);
+        let answer = begun.end().await;
+        let text = answer.text();
+        let after = text.split("{\"ha\n\n").nth(1).unwrap_or_else(|| panic!("{text}"));
+        assert!(after.starts_with(wanted) && answer.whole, "{path} {headers}: {after}");
+        assert_eq!(app.call(id.parse().unwrap()).await.outcome, Outcome::Cancelled);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_does_not_read_cannot_keep_his_call_from_being_stopped() {
+    let app = start(Setup::default()).await;
+    let event =
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(60_000));
+    app.upstream.next(vec![events_head(), Step::Repeat(chunk(event.as_bytes()), 2_000), Step::Hang]);
+    let begun = begin(&app.client(), CHAT, "", &chat_request(r#","stream":true"#), "data: ").await;
+    // Nothing moves any more once the buffers on the way are full.
+    let mut before = 0;
+    loop {
+        let now = running(&app).await["calls"][0]["output_tokens_so_far"].as_u64().unwrap();
+        if now > 0 && now == before {
+            break;
+        }
+        before = now;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let stopped = stop(&app, &begun.id).await;
+    assert_eq!((stopped.status, &stopped.json()["outcome"]), (200, &json!("cancelled")), "{}", stopped.text());
+    assert_eq!(begun.end().await.text().matches("\"code\":\"stopped\"").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_stopped_is_said_and_nothing_is_recorded() {
+    let app = start(Setup::default()).await;
+    let answer = app.client().post(CHAT, &chat_request("")).await;
+    let ended = answer.header("wb-request-id").unwrap().to_owned();
+    let before = app.ledger().head().size;
+    let reason = json!({"reason": "no"}).to_string();
+    for (id, body, status) in [
+        (ended.as_str(), reason.as_str(), 409),
+        ("0193aaaa-0000-7000-8000-000000000000", reason.as_str(), 404),
+        ("nonsense", reason.as_str(), 400),
+        (ended.as_str(), r#"{"reason":"   "}"#, 422),
+        (ended.as_str(), "{}", 400),
+    ] {
+        let answer = admin(&app).post(&format!("/api/v1/calls/{id}/stop"), body).await;
+        assert_eq!(answer.status, status, "{id} {body}: {}", answer.text());
+    }
+    let nobody = Client { addr: app.app.web_addr, key: "wrong".into() };
+    assert_eq!(nobody.post(&format!("/api/v1/calls/{ended}/stop"), &reason).await.status, 401);
+    assert_eq!(app.ledger().head().size, before);
+
+    // A background response runs at the vendor.
+    app.upstream.next(upstream::json(&format!(
+        r#"{{"id":"resp_9","object":"response","status":"queued","model":"{MODEL}","output":[]}}"#
+    )));
+    let request = format!(r#"{{"model":"{MODEL}","input":"hi","background":true,"max_output_tokens":50}}"#);
+    let answer = app.client().post("/openai/v1/responses", &request).await;
+    let id = answer.header("wb-request-id").unwrap();
+    let call = running(&app).await["calls"][0].clone();
+    assert_eq!((&call["id"], &call["job"], &call["cost_so_far_usd"]), (&json!(id), &json!(true), &Value::Null));
+    let refused = stop(&app, id).await;
+    assert_eq!(refused.status, 409);
+    assert!(refused.text().contains("runs at the vendor"), "{}", refused.text());
+}
