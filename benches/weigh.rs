@@ -82,6 +82,7 @@ fn admit(revision: u64) -> Request {
         output_wanted: 1_000,
         may_limit_output: false,
         choices: 1,
+        expected_output: None,
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,
@@ -144,16 +145,15 @@ fn state() -> State {
 
 fn budget(id: &str, matches: BTreeMap<Dimension, String>) -> Budget {
     Budget {
-        id: id.into(),
         matches,
-        limit: Limit { metric: Metric::Usd, amount: "1000000".parse::<Money>().expect("a round sum").0 },
-        period: PeriodKind::Month,
-        anchor: None,
         time_zone: "Europe/Berlin".into(),
-        fiscal_year_start_month: 1,
         enforcement: Enforcement::Hard,
         alert_at_percent: vec![50, 75, 90, 100],
-        notify: vec![],
+        ..Budget::plain(
+            id,
+            Limit { metric: Metric::Usd, amount: "1000000".parse::<Money>().expect("a round sum").0 },
+            PeriodKind::Month,
+        )
     }
 }
 
@@ -168,6 +168,7 @@ fn service(id: &str) -> Service {
         tenant: None,
         purpose: None,
         caller_fields: Default::default(),
+        mandatory_fields: Default::default(),
         tenants: vec![],
         workflows: vec![],
         prompt_classes: vec![],

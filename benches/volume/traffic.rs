@@ -142,6 +142,7 @@ fn service(who: &Attribution) -> Service {
         tenant: who.tenant.clone(),
         purpose: None,
         caller_fields: Default::default(),
+        mandatory_fields: Default::default(),
         tenants: vec![],
         workflows: vec![],
         prompt_classes: vec![],
@@ -164,16 +165,11 @@ fn key(who: &Attribution) -> Key {
 
 fn budget(id: &str, matches: BTreeMap<Dimension, String>, usd: i64) -> Budget {
     Budget {
-        id: id.into(),
         matches,
-        limit: Limit { metric: Metric::Usd, amount: Money::usd(usd).0 },
-        period: PeriodKind::Month,
-        anchor: None,
         time_zone: "Europe/Berlin".into(),
-        fiscal_year_start_month: 1,
         enforcement: Enforcement::Hard,
         alert_at_percent: vec![50, 75, 90, 100],
-        notify: vec![],
+        ..Budget::plain(id, Limit { metric: Metric::Usd, amount: Money::usd(usd).0 }, PeriodKind::Month)
     }
 }
 
@@ -338,6 +334,7 @@ impl Traffic {
             output_wanted: 4_096,
             may_limit_output: false,
             choices: 1,
+            expected_output: None,
             max_cost: None,
             allow_unpriced: true,
             allow_unmetered: false,

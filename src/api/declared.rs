@@ -195,10 +195,9 @@ fn complete(api: &Api, catalogue: &Catalogue, kind: Kind, value: &mut Value) -> 
             }
         }
         Kind::Budget => {
-            let balances = api.ledger.balances(api.ledger.clock().now());
-            let balance = balances.iter().find(|b| b.budget == id);
-            if let (Some(budget), Some(balance)) = (catalogue.budgets.get(&id), balance) {
-                add_balance(value, budget, balance);
+            let standing = api.ledger.standing(&id, api.ledger.clock().now());
+            if let (Some(budget), Some(standing)) = (catalogue.budgets.get(&id), standing) {
+                add_balance(value, budget, &standing.into());
             }
         }
         Kind::Notify => {
@@ -211,19 +210,44 @@ fn complete(api: &Api, catalogue: &Catalogue, kind: Kind, value: &mut Value) -> 
     Ok(())
 }
 
-/// What the current period has: never behind, since it is the writer's own state.
+/// What the current period has and may use: never behind, since it is the writer's own state.
 fn add_balance(value: &mut Value, budget: &Budget, balance: &Balance) {
-    let remaining = (budget.limit.amount - balance.posted - balance.held).max(0);
-    let (unit, show): (&str, fn(i128) -> String) = match budget.limit.metric {
-        Metric::Usd => ("usd", |amount| Money(amount).to_string()),
-        Metric::Tokens => ("tokens", |n| n.to_string()),
-        Metric::Calls => ("calls", |n| n.to_string()),
-        Metric::ToolCalls => ("tool_calls", |n| n.to_string()),
-    };
+    let allowance = balance.allowance;
+    let remaining = (allowance.total() - balance.posted - balance.held).max(0);
+    let unit = unit(budget.limit.metric);
     value["current_period"] = balance.period.clone().into();
+    value["resets_at"] = json!(balance.end);
     value["open_holds"] = balance.open_holds.into();
-    for (name, amount) in [("spent", balance.posted), ("held", balance.held), ("remaining", remaining)] {
-        value[format!("{name}_{unit}")] = show(amount).into();
+    let amounts = [
+        ("spent", balance.posted),
+        ("held", balance.held),
+        ("remaining", remaining),
+        ("allowed", allowance.total()),
+        ("raised", allowance.raised),
+        ("carried", allowance.carried),
+        ("reset", allowance.reset),
+        ("grace", allowance.grace),
+    ];
+    let always = ["spent", "held", "remaining", "allowed"];
+    for (name, amount) in amounts.into_iter().filter(|(name, n)| always.contains(name) || *n != 0) {
+        value[format!("{name}_{unit}")] = in_words(budget.limit.metric, amount).into();
+    }
+}
+
+/// As in the names of fields.
+pub(super) fn unit(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Usd => "usd",
+        Metric::Tokens => "tokens",
+        Metric::Calls => "calls",
+        Metric::ToolCalls => "tool_calls",
+    }
+}
+
+pub(super) fn in_words(metric: Metric, amount: i128) -> String {
+    match metric {
+        Metric::Usd => Money(amount).to_string(),
+        _ => amount.to_string(),
     }
 }
 

@@ -119,10 +119,9 @@ fn troubles(api: &Api) -> Vec<(Part, bool)> {
 impl Scrape {
     fn take(api: &Api) -> Result<Scrape, StoreError> {
         let (sums, refusals) = collect(api)?;
-        let catalogue = api.ledger.catalogue();
         let mut budgets = Vec::new();
         for balance in api.ledger.balances(api.ledger.clock().now()) {
-            let limit = catalogue.budgets.get(&balance.budget).map_or(0, |b| b.limit.amount);
+            let limit = balance.allowance.total();
             if limit > 0 {
                 budgets.push((balance.budget, (balance.posted + balance.held) as f64 / limit as f64));
             }

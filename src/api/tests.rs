@@ -63,6 +63,7 @@ async fn call(ledger: &Ledger, n: u128, service: &str, cost: Option<Money>) {
         output_wanted: 10,
         may_limit_output: false,
         choices: 1,
+        expected_output: None,
         max_cost: None,
         allow_unpriced: true,
         allow_unmetered: true,
@@ -334,16 +335,14 @@ fn shared(path: &str) -> Option<std::path::PathBuf> {
 async fn declared_state_reads_in_the_words_of_the_file() {
     let (ledger, _) = ledger();
     let budget = crate::domain::Budget {
-        id: "bot-month".into(),
         matches: [(crate::domain::Dimension::Service, "bot".to_owned())].into(),
-        limit: crate::domain::Limit { metric: crate::domain::Metric::Usd, amount: Money::usd(10).0 },
-        period: crate::domain::PeriodKind::Month,
-        anchor: None,
-        time_zone: "UTC".into(),
-        fiscal_year_start_month: 1,
         enforcement: crate::domain::Enforcement::Hard,
         alert_at_percent: vec![50],
-        notify: Vec::new(),
+        ..crate::domain::Budget::plain(
+            "bot-month",
+            crate::domain::Limit { metric: crate::domain::Metric::Usd, amount: Money::usd(10).0 },
+            crate::domain::PeriodKind::Month,
+        )
     };
     let changes = vec![Change::Budget(budget.id.clone(), Some(budget))];
     let declare = Request::Declare { actor: "test".into(), changes, openings: Vec::new(), reason: None };

@@ -31,9 +31,9 @@ pub fn instant(at: Micros) -> String {
     TimeZone::UTC.to_datetime(at.timestamp()).strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
-/// The message of a refusal: `used` is settled + held, `need` what the call would have held.
-pub fn refusal(budget: &Budget, used: i128, need: i128, resets_at: Option<Micros>) -> String {
-    let (metric, limit, id) = (budget.limit.metric, budget.limit.amount, &budget.id);
+/// The message of a refusal: `used` is settled + held, `limit` what may be, `need` what the call would have held.
+pub fn refusal(budget: &Budget, used: i128, limit: i128, need: i128, resets_at: Option<Micros>) -> String {
+    let (metric, id) = (budget.limit.metric, &budget.id);
     let bare = |n| match metric {
         Metric::Usd => dollars(Money(n)),
         _ => n.to_string(),
@@ -69,16 +69,8 @@ mod tests {
 
     fn budget(metric: Metric, amount: i128) -> Budget {
         Budget {
-            id: "svc-a-prod".into(),
-            matches: Default::default(),
-            limit: Limit { metric, amount },
-            period: PeriodKind::Month,
-            anchor: None,
-            time_zone: "UTC".into(),
-            fiscal_year_start_month: 1,
             enforcement: Enforcement::Hard,
-            alert_at_percent: vec![],
-            notify: vec![],
+            ..Budget::plain("svc-a-prod", Limit { metric, amount }, PeriodKind::Month)
         }
     }
 
@@ -87,15 +79,15 @@ mod tests {
         let full = Money::usd(500).0;
         let resets = "2026-12-01T00:00:00Z".parse().ok();
         assert_eq!(
-            refusal(&budget(Metric::Usd, full), full, 1, resets),
+            refusal(&budget(Metric::Usd, full), full, full, 1, resets),
             "Weighbridge: budget 'svc-a-prod' is used up (USD 500.00 of 500.00). Resets 2026-12-01 00:00 UTC."
         );
         assert_eq!(
-            refusal(&budget(Metric::Usd, full), full - Money::usd(1).0, 264_376_000_000_000 * 5, None),
+            refusal(&budget(Metric::Usd, full), full - Money::usd(1).0, full, 264_376_000_000_000 * 5, None),
             "Weighbridge: budget 'svc-a-prod' cannot afford this call (USD 1.32188 needed, 1.00 left of 500.00)."
         );
         assert_eq!(
-            refusal(&budget(Metric::Calls, 37), 37, 1, None),
+            refusal(&budget(Metric::Calls, 37), 37, 37, 1, None),
             "Weighbridge: budget 'svc-a-prod' is used up (calls: 37 of 37)."
         );
     }

@@ -3,15 +3,44 @@
 
 use crate::domain::catalogue::Notify;
 use crate::domain::{
-    Budget, Component, Limit, Metric, Micros, Money, Organisation, Owner, Policy, PriceOverride, Provider, Service,
+    Budget, Component, Dimension, Enforcement, Environment, Limit, Metric, Micros, Money, Organisation, Owner, Policy,
+    PriceOverride, Provider, Reservation, Service,
 };
 
 use super::file;
 use super::near::nearest;
 use super::rules::{self, Problem};
 
-/// Thresholds of a budget that names none.
-const DEFAULT_THRESHOLDS: [u16; 4] = [50, 75, 90, 100];
+/// What a budget is that does not say, by the environment it matches (`finance.md` 4.7).
+struct Defaults {
+    thresholds: &'static [u16],
+    reservation: Reservation,
+    forecast_alert: bool,
+    /// Of a hard one.
+    grace_pct: u16,
+}
+
+impl Defaults {
+    fn of(environment: Option<Environment>) -> Defaults {
+        let strict = |thresholds, grace_pct| Defaults {
+            thresholds,
+            reservation: Reservation::Strict,
+            forecast_alert: true,
+            grace_pct,
+        };
+        match environment {
+            None => strict(&[50, 75, 90, 100], 0),
+            Some(Environment::Prod) => strict(&[50, 75, 90, 100], 10),
+            Some(Environment::Pilot) => strict(&[50, 80, 100], 0),
+            Some(Environment::Test | Environment::Exploratory) => Defaults {
+                thresholds: &[80, 100],
+                reservation: Reservation::Expected,
+                forecast_alert: false,
+                grace_pct: 0,
+            },
+        }
+    }
+}
 
 /// A noun that was read, with what is wrong with it and what deserves a look.
 pub struct Read<T> {
@@ -86,6 +115,7 @@ impl Noun for Service {
             tenant: w.tenant,
             purpose: w.purpose,
             caller_fields: w.caller_fields,
+            mandatory_fields: w.mandatory_fields,
             tenants: w.tenants,
             workflows: w.workflows,
             prompt_classes: w.prompt_classes,
@@ -110,6 +140,7 @@ impl Noun for Service {
             tenant: self.tenant.clone(),
             purpose: self.purpose.clone(),
             caller_fields: self.caller_fields.clone(),
+            mandatory_fields: self.mandatory_fields.clone(),
             tenants: self.tenants.clone(),
             workflows: self.workflows.clone(),
             prompt_classes: self.prompt_classes.clone(),
@@ -233,18 +264,25 @@ fn component(name: &str, problems: &mut Vec<Problem>) -> Option<Component> {
     found
 }
 
-/// What it leaves to the organisation (`time_zone`, the fiscal year) stays open: empty and 0.
+/// What it leaves to the organisation (`time_zone`, the fiscal year) stays open: empty and 0. Whether it may refuse and
+/// whether it can match anything is for who has the catalogue: [`rules::soften`], [`rules::matches_nothing`].
 impl Noun for Budget {
     type Written = file::Budget;
 
     fn read(w: file::Budget) -> Result<Read<Budget>, Vec<Problem>> {
         let mut problems = Vec::new();
         let limit = limit(&w, &mut problems);
-        let mut alert_at_percent = w.alert_at_percent.unwrap_or_else(|| DEFAULT_THRESHOLDS.to_vec());
+        let environment = w.matches.get(&Dimension::Environment).and_then(|name| Environment::from_name(name));
+        let defaults = Defaults::of(environment);
+        let mut alert_at_percent = w.alert_at_percent.unwrap_or_else(|| defaults.thresholds.to_vec());
         alert_at_percent.sort_unstable();
         alert_at_percent.dedup();
         let Some(limit) = limit else { return Err(problems) };
-        let mut value = Budget {
+        let grace_pct = w.grace_pct.unwrap_or(match w.enforcement {
+            Enforcement::Hard => defaults.grace_pct,
+            Enforcement::Alert => 0,
+        });
+        let value = Budget {
             id: w.id,
             matches: w.matches,
             limit,
@@ -255,11 +293,15 @@ impl Noun for Budget {
             enforcement: w.enforcement,
             alert_at_percent,
             notify: w.notify,
+            parent: w.parent,
+            reservation: w.reservation.unwrap_or(defaults.reservation),
+            on_midstream_exceed: w.on_midstream_exceed,
+            rollover: w.rollover,
+            grace_pct: (grace_pct > 0).then_some(grace_pct),
+            forecast_alert: w.forecast_alert.unwrap_or(defaults.forecast_alert),
         };
         problems.extend(rules::budget(&value));
-        let softened = rules::soften(&mut value);
-        let warnings = softened.map(|what| ("enforcement", what)).into_iter().collect();
-        Ok(Read { value, problems, warnings })
+        Ok(Read::new(value, problems))
     }
 
     fn written(&self) -> file::Budget {
@@ -278,6 +320,12 @@ impl Noun for Budget {
             enforcement: self.enforcement,
             alert_at_percent: Some(self.alert_at_percent.clone()),
             notify: self.notify.clone(),
+            parent: self.parent.clone(),
+            reservation: Some(self.reservation),
+            on_midstream_exceed: self.on_midstream_exceed,
+            rollover: self.rollover,
+            grace_pct: Some(self.grace_pct.unwrap_or(0)),
+            forecast_alert: Some(self.forecast_alert),
         }
     }
 }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::domain::catalogue::{OnClientAbort, OwnerKind};
-use crate::domain::{Dimension, Enforcement, PeriodKind, ServiceKind};
+use crate::domain::{Dimension, Enforcement, MidstreamExceed, PeriodKind, Reservation, Rollover, ServiceKind};
 
 use super::near::nearest;
 use super::secret::SecretSource;
@@ -155,6 +155,9 @@ pub struct Service {
     /// What its callers may say about themselves
     #[serde(default)]
     pub caller_fields: BTreeSet<String>,
+    /// Which of them every call must bring: one without is refused, and hard budgets may match them
+    #[serde(default)]
+    pub mandatory_fields: BTreeSet<String>,
     /// Values wb-tenant may take (globs)
     #[serde(default)]
     pub tenants: Vec<String>,
@@ -237,11 +240,33 @@ pub struct Budget {
     pub time_zone: Option<String>,
     #[serde(default)]
     pub enforcement: Enforcement,
-    /// Percent of the limit. Default 50, 75, 90, 100
+    /// Percent of the limit. Default by the environment matched: 50, 75, 90, 100 (prod and where none is named), 50, 80,
+    /// 100 (pilot), 80, 100 (test, exploratory)
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alert_at_percent: Option<Vec<u16>>,
     #[serde(default)]
     pub notify: Vec<String>,
+    /// Id of the budget above it, for the tree; every budget that matches a call counts it, with or without
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// strict: a call holds its upper bound; expected: a stream holds what such calls cost as a rule and is extended ahead
+    /// of what it says. Default: expected where it matches test or exploratory, else strict
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Reservation>,
+    /// What becomes of a stream it cannot afford to extend. Default: cut where it is hard, else finish
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_midstream_exceed: Option<MidstreamExceed>,
+    /// What a period hands to the next: unused adds what the one before left, overage takes off what it used too much
+    #[serde(default)]
+    pub rollover: Rollover,
+    /// Percent of the limit that `budget grant` (break-glass) opens above it. Default: 10 where it is hard and matches
+    /// prod, else 0
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_pct: Option<u16>,
+    /// Tell when the forecast for the period's end reaches the limit. Default: true, but false where it matches test or
+    /// exploratory
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast_alert: Option<bool>,
 }
 
 /// What may be called
@@ -284,7 +309,6 @@ pub(super) const NOT_ENFORCED: &[(&str, &[&str])] = &[
     ("server.tls", &["client_ca"]),
     ("service", &["charge_to", "risk_tier", "data_class", "expected_hours"]),
     ("key", &["allow_routes", "allow_cidrs", "binding", "not_before", "caller_fields", "may_delegate", "max_depth"]),
-    ("budget", &["parent", "rollover", "grace_pct", "reservation", "forecast_alert", "on_midstream_exceed"]),
     (
         "policy",
         &[

@@ -6,6 +6,7 @@
 
 mod convert;
 pub mod file;
+mod known;
 mod near;
 mod read;
 pub mod rules;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 
 pub use convert::{Noun, Read, instant};
+pub use known::Known;
 pub use secret::SecretSource;
 
 use crate::domain::catalogue::Notify;

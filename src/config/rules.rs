@@ -9,7 +9,8 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::domain::catalogue::Notify;
 use crate::domain::id::is_slug;
 use crate::domain::{
-    Budget, Dimension, Enforcement, Environment, Metric, Organisation, Owner, Policy, Provider, Service,
+    Budget, Dimension, Enforcement, Environment, Metric, MidstreamExceed, Organisation, Owner, PeriodKind, Policy,
+    Provider, Rollover, Service,
 };
 
 /// Field and sentence of what is wrong.
@@ -126,6 +127,10 @@ pub fn service(s: &Service) -> Vec<Problem> {
             let known = CALLER_FIELDS.join(", ");
             problems.push(("caller_fields", format!("`{field}` is not a field of callers: use some of {known}")));
         }
+    }
+    if let Some(field) = s.mandatory_fields.iter().find(|field| !s.caller_fields.contains(*field)) {
+        let what = format!("`{field}` cannot be mandatory before callers may say it: add it to `caller_fields`");
+        problems.push(("mandatory_fields", what));
     }
     globs("tenants", &s.tenants, &mut problems);
     globs("workflows", &s.workflows, &mut problems);
@@ -265,14 +270,14 @@ pub fn budget(b: &Budget) -> Vec<Problem> {
     let mut problems = Vec::new();
     put(&mut problems, "id", id(&b.id));
     covered(&b.matches, &mut problems);
-    if b.limit.amount <= 0 {
+    if b.limit.amount < 0 {
         let field = match b.limit.metric {
             Metric::Usd => "limit_usd",
             Metric::Tokens => "limit_tokens",
             Metric::Calls => "limit_calls",
             Metric::ToolCalls => "limit_tool_calls",
         };
-        problems.push((field, "a limit is more than 0: to forbid calls, use a policy".to_owned()));
+        problems.push((field, "a limit is not below 0; 0 lets only free calls pass".to_owned()));
     }
     if !b.time_zone.is_empty() {
         put(&mut problems, "time_zone", zone(&b.time_zone));
@@ -289,23 +294,43 @@ pub fn budget(b: &Budget) -> Vec<Problem> {
     if let Some(percent) = b.alert_at_percent.iter().find(|p| !(1..=1_000).contains(*p)) {
         problems.push(("alert_at_percent", format!("`{percent}` is not a threshold: use 1 to 1000 percent")));
     }
+    if b.enforcement == Enforcement::Hard && b.on_midstream_exceed == Some(MidstreamExceed::Finish) {
+        let why = "a hard budget cuts a stream it cannot afford, or settled + held would pass its limit";
+        problems.push(("on_midstream_exceed", format!("`finish` is for `alert` budgets: {why}")));
+    }
+    if b.grace_pct.is_some_and(|percent| percent > 100) {
+        problems.push(("grace_pct", "more than 100 percent above the limit: raise the limit instead".to_owned()));
+    }
+    if b.rollover != Rollover::None && b.period == PeriodKind::Total {
+        problems
+            .push(("rollover", "a `total` budget has one period and hands nothing on: remove `rollover`".to_owned()));
+    }
+    if b.parent.as_deref() == Some(b.id.as_str()) {
+        problems.push(("parent", format!("budget `{}` is its own parent: name another or none", b.id)));
+    }
     if b.alert_at_percent.len() > 20 {
         problems.push(("alert_at_percent", "more than 20 thresholds: keep the ones somebody acts on".to_owned()));
     }
     problems
 }
 
-/// A hard budget on what the caller says about itself would let the caller choose its budget; it is kept as `alert`.
-pub fn soften(budget: &mut Budget) -> Option<String> {
-    let dimension = CALLERS_WORDS.into_iter().find(|d| budget.matches.contains_key(d))?;
-    if budget.enforcement == Enforcement::Alert {
-        return None;
-    }
+/// The least of a hard budget's fields that its callers set and that its service does not make mandatory, in words.
+fn unkept(budget: &Budget, service: Option<&Service>) -> Option<String> {
+    let optional = |d: &Dimension| service.is_none_or(|s| !s.mandatory_fields.contains(d.name()));
+    let dimension = CALLERS_WORDS.into_iter().find(|d| budget.matches.contains_key(d) && optional(d))?;
+    Some(match budget.matches.get(&Dimension::Service) {
+        Some(id) => format!("`{dimension}`, which service `{id}` does not make mandatory for its callers"),
+        None => format!("`{dimension}`, which callers set themselves, and no service that makes it mandatory"),
+    })
+}
+
+/// A hard budget on what the caller may leave out or choose would let the caller choose its budget; it is kept as `alert`.
+/// `service`: looks one up by its id.
+pub fn soften<'a>(budget: &mut Budget, service: impl Fn(&str) -> Option<&'a Service>) -> Option<String> {
+    let service = budget.matches.get(&Dimension::Service).and_then(|id| service(id));
+    let unkept = unkept(budget, service).filter(|_| budget.enforcement == Enforcement::Hard)?;
     budget.enforcement = Enforcement::Alert;
-    Some(format!(
-        "budget `{}` matches `{dimension}`, which callers set themselves: kept as `alert`, it refuses nothing",
-        budget.id
-    ))
+    Some(format!("budget `{}` matches {unkept}: kept as `alert`, it refuses nothing", budget.id))
 }
 
 pub fn notify(n: &Notify) -> Vec<Problem> {

@@ -4,11 +4,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use crate::config::{Noun, Read, SecretSource, file, instant};
+use crate::config::{Noun, Read, SecretSource, file, instant, rules};
 use crate::domain::catalogue::{KeyStatus, Notify};
 use crate::domain::key::Secret;
 use crate::domain::{
-    Budget, Catalogue, Change, Environment, Key, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service,
+    Budget, Catalogue, Change, Dimension, Environment, Key, Micros, Organisation, Owner, Policy, PriceOverride,
+    Provider, Service,
 };
 use crate::store::Ledger;
 use secrecy::SecretString;
@@ -16,7 +17,7 @@ use secrecy::SecretString;
 use super::apply::{Contact, declare, put_contact, put_credential};
 use super::difference::Line;
 use super::keys::{KeyView, create_key, expiry_warning, revoke_key};
-use super::plan::{bare_owner, complete_budget, price_line};
+use super::plan::{bare_owner, complete_budget, depth, known_to, price_line};
 use super::{By, ControlError, default_price_list, provider_secret_id};
 
 /// A kind of declared noun.
@@ -241,6 +242,7 @@ async fn put(ledger: &Ledger, by: &By, kind: Kind, body: Value) -> Result<Done, 
         }
         Kind::Service => {
             let (after, warnings) = read::<Service>(kind, body)?;
+            keeps_mandatory(c, &after)?;
             let before = c.services.get(&after.id).map(|v| &**v);
             let mut draft = Draft::new(kind, &after.id, before, &after, warnings);
             let same = before == Some(&after);
@@ -270,8 +272,9 @@ async fn put(ledger: &Ledger, by: &By, kind: Kind, body: Value) -> Result<Done, 
             draft.declare(ledger, by, (!same).then(|| Change::Notify(after.id.clone(), Some(after)))).await
         }
         Kind::Budget => {
-            let (after, warnings) = read::<Budget>(kind, body)?;
-            let after = complete_budget(after, &c.organisation);
+            let (after, mut warnings) = read::<Budget>(kind, body)?;
+            let mut after = complete_budget(after, &c.organisation);
+            check_budget(c, &mut after, &mut warnings)?;
             if let Some(missing) = after.notify.iter().find(|n| !c.notify.contains_key(*n)) {
                 return Err(ControlError::field("notify", format!("notify `{missing}` not found: create it first")));
             }
@@ -282,6 +285,38 @@ async fn put(ledger: &Ledger, by: &By, kind: Kind, body: Value) -> Result<Done, 
         }
         Kind::Price => put_price(ledger, by, c, body).await,
         Kind::Key => Err(ControlError::Conflict("a key is made, suspended or revoked, not written".to_owned())),
+    }
+}
+
+/// What of a budget depends on what else is declared.
+fn check_budget(c: &Catalogue, budget: &mut Budget, warnings: &mut Vec<String>) -> Result<(), ControlError> {
+    let known = known_to(c).ready();
+    warnings.extend(rules::soften(budget, |id| known.find(id)));
+    let before = c.budgets.get(&budget.id);
+    if before.is_none_or(|before| before.matches != budget.matches) {
+        if let Some(what) = known.matches_nothing(budget) {
+            return Err(ControlError::field("match", what));
+        }
+        warnings.extend(known.unserved(budget));
+    }
+    let find = |id: &str| if *id == budget.id { Some(&*budget) } else { c.budgets.get(id).map(|b| &**b) };
+    depth(budget, find).map(drop).map_err(|what| ControlError::field("parent", what))
+}
+
+/// What a service may not take from its hard budgets.
+fn keeps_mandatory(c: &Catalogue, after: &Service) -> Result<(), ControlError> {
+    let before = c.services.get(&after.id).map(|s| &s.mandatory_fields);
+    if before.is_none_or(|before| before.is_subset(&after.mandatory_fields)) {
+        return Ok(());
+    }
+    let softer = |b: &Budget| rules::soften(&mut b.clone(), |id| (id == after.id).then_some(after)).is_some();
+    let of_it = |b: &&std::sync::Arc<Budget>| b.matches.get(&Dimension::Service) == Some(&after.id);
+    match c.budgets.values().filter(of_it).find(|b| softer(b)) {
+        Some(budget) => {
+            let what = format!("hard budget `{}` matches a field that would not be mandatory any more", budget.id);
+            Err(ControlError::field("mandatory_fields", what))
+        }
+        None => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use secrecy::SecretString;
 use serde::Serialize;
 
-use crate::config::{Declared, KeyDeclaration, Noun};
+use crate::config::{Declared, KeyDeclaration, Known, Noun, rules};
 use crate::domain::catalogue::{KeyStatus, Map, OwnerKind};
 use crate::domain::{Budget, Catalogue, Change, Key, Micros, Organisation, Owner, Policy, PriceOverride, Provider};
 
@@ -59,10 +59,7 @@ pub fn plan(
     for notify in &declared.notify {
         draft.put("notify", &notify.id, &catalogue.notify, notify.clone(), Change::Notify);
     }
-    for budget in &declared.budgets {
-        let whole = complete_budget(budget.clone(), &organisation);
-        draft.put("budget", &budget.id, &catalogue.budgets, whole, Change::Budget);
-    }
+    draft.budgets(declared, &organisation)?;
     for policy in &declared.policies {
         draft.put::<Policy>("policy", &policy.id, &catalogue.policies, policy.clone(), Change::Policy);
     }
@@ -84,12 +81,84 @@ pub(super) fn complete_budget(budget: Budget, organisation: &Organisation) -> Bu
     Budget { time_zone, fiscal_year_start_month, ..budget }
 }
 
+/// Most levels of the tree of budgets.
+const MOST_LEVELS: usize = 16;
+
+/// How many budgets stand above one in the tree, or what is wrong with its parents.
+pub(super) fn depth<'b>(budget: &Budget, find: impl Fn(&str) -> Option<&'b Budget>) -> Result<usize, String> {
+    let (id, mut depth, mut next) = (&budget.id, 0, budget.parent.clone());
+    while let Some(parent) = next {
+        let Some(above) = find(&parent) else {
+            return Err(format!("budget `{id}` has the parent `{parent}`, which is not declared"));
+        };
+        depth += 1;
+        if parent == *id {
+            return Err(format!("budget `{id}` would be above itself: take `parent` from one of the budgets between"));
+        }
+        if depth > MOST_LEVELS {
+            return Err(format!("budget `{id}` has more than {MOST_LEVELS} budgets above it, or a circle of them"));
+        }
+        next = above.parent.clone();
+    }
+    Ok(depth)
+}
+
+/// Everything a budget's `match` can name: of the file and of the catalogue.
+fn known<'a>(catalogue: &'a Catalogue, declared: &'a Declared) -> Known<'a> {
+    let mut known = known_to(catalogue);
+    declared.services.iter().for_each(|s| known.service(s));
+    declared.providers.iter().for_each(|(p, _)| known.provider(p));
+    declared.keys.iter().for_each(|k| known.credential(k.secret.id()));
+    known.ready()
+}
+
+/// The same of the catalogue alone; not ready yet.
+pub(super) fn known_to(catalogue: &Catalogue) -> Known<'_> {
+    let mut known = Known::default();
+    catalogue.services.values().for_each(|s| known.service(s));
+    catalogue.providers.values().for_each(|p| known.provider(p));
+    catalogue.keys.values().for_each(|k| known.key(k));
+    known
+}
+
 struct Draft<'a> {
     catalogue: &'a Catalogue,
     plan: Plan,
 }
 
 impl Draft<'_> {
+    /// Budgets, each after its parent: they may be declared in several slices.
+    fn budgets(&mut self, declared: &Declared, organisation: &Organisation) -> Result<(), ControlError> {
+        let known = known(self.catalogue, declared);
+        let in_file: BTreeMap<&str, &Budget> = declared.budgets.iter().map(|b| (b.id.as_str(), b)).collect();
+        let find = |id: &str| in_file.get(id).copied().or_else(|| self.catalogue.budgets.get(id).map(|b| &**b));
+        let mut problems = Vec::new();
+        let mut ready = Vec::new();
+        for budget in &declared.budgets {
+            let mut whole = complete_budget(budget.clone(), organisation);
+            self.plan.warnings.extend(rules::soften(&mut whole, |id| known.find(id)));
+            let before = self.catalogue.budgets.get(&whole.id);
+            // What it matched may have been removed since; that it is still in the file is no mistake made now.
+            if before.is_none_or(|before| before.matches != whole.matches) {
+                problems.extend(known.matches_nothing(&whole).map(|what| ("match".to_owned(), what)));
+                self.plan.warnings.extend(known.unserved(&whole));
+            }
+            match depth(&whole, find) {
+                Ok(depth) => ready.push((depth, whole)),
+                Err(what) => problems.push(("parent".to_owned(), what)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(ControlError::Invalid(problems));
+        }
+        ready.sort_by_key(|(depth, _)| *depth);
+        for (_, budget) in ready {
+            let id = budget.id.clone();
+            self.put("budget", &id, &self.catalogue.budgets.clone(), budget, Change::Budget);
+        }
+        Ok(())
+    }
+
     /// Declares a noun if the catalogue does not say so already.
     fn put<T>(
         &mut self,

@@ -387,6 +387,7 @@ fn spend(ledger: &Ledger, call: u128, service: &str, usd: i64) {
         output_wanted: 1,
         may_limit_output: false,
         choices: 1,
+        expected_output: None,
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,
@@ -434,16 +435,14 @@ fn a_large_apply_takes_effect_at_once_or_not_at_all_and_its_budgets_know_what_wa
         let id = format!("b-{n}");
         let matches = [(crate::domain::Dimension::Service, if n % 2 == 0 { "bot" } else { "etl" }.to_owned())].into();
         let budget = crate::domain::Budget {
-            id: id.clone(),
             matches,
-            limit: crate::domain::Limit { metric: crate::domain::Metric::Usd, amount: Money::usd(100).0 },
-            period: crate::domain::PeriodKind::Month,
-            anchor: None,
-            time_zone: "UTC".into(),
-            fiscal_year_start_month: 1,
             enforcement: crate::domain::Enforcement::Hard,
-            alert_at_percent: vec![],
             notify: notify.iter().map(|to| to.to_string()).collect(),
+            ..crate::domain::Budget::plain(
+                id.clone(),
+                crate::domain::Limit { metric: crate::domain::Metric::Usd, amount: Money::usd(100).0 },
+                crate::domain::PeriodKind::Month,
+            )
         };
         Change::Budget(id, Some(budget))
     };

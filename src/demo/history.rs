@@ -189,6 +189,7 @@ impl Teller {
             output_wanted: if embeds { 0 } else { OUTPUT_CAP },
             may_limit_output: false,
             choices: 1,
+            expected_output: None,
             max_cost: None,
             allow_unpriced: call.workload.environment == Environment::Exploratory,
             allow_unmetered: false,

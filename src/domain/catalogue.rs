@@ -60,6 +60,8 @@ pub struct Service {
     pub purpose: Option<String>,
     /// What its callers may say about themselves: `workflow`, `run`, `batch`, `prompt_class`, `agent`, `tenant`, `end_user`.
     pub caller_fields: BTreeSet<String>,
+    /// Which of them every call must bring: one without is refused, so that a hard budget may match them.
+    pub mandatory_fields: BTreeSet<String>,
     /// Values `wb-tenant` may take (globs), for a service that works for several tenants.
     pub tenants: Vec<String>,
     /// Values `wb-workflow` may take (globs); empty = any slug.

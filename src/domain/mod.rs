@@ -13,7 +13,10 @@ pub mod time;
 pub mod usage;
 pub mod view;
 
-pub use budget::{Budget, Enforcement, Limit, Metric, PeriodKind};
+pub use budget::{
+    Allocation, AllocationKind, Allowance, Budget, Enforcement, Limit, Metric, MidstreamExceed, PeriodKind,
+    Reservation, Rollover,
+};
 pub use call::{Call, CostBasis, CostLine, Outcome, UsageBasis};
 pub use catalogue::{Catalogue, Change, Key, Organisation, Owner, Policy, PriceOverride, Provider, Service};
 pub use filter::{Dimension, Filter, Match};

@@ -185,6 +185,7 @@ mod tests {
             tenant: None,
             purpose: None,
             caller_fields: fields.iter().map(|f| f.to_string()).collect(),
+            mandatory_fields: Default::default(),
             tenants: vec!["acme*".into()],
             workflows: vec![],
             prompt_classes: vec!["triage".into()],

@@ -106,6 +106,7 @@ impl Gateway {
             output_wanted: asked.cost.output_wanted,
             may_limit_output: facts.output_cap.is_none() && facts.output_cap_field.is_some(),
             choices: facts.choices.max(1),
+            expected_output: None,
             max_cost: asked.max_cost,
             allow_unpriced: asked.allow_unpriced,
             allow_unmetered: asked.allow_unmetered,
@@ -137,11 +138,10 @@ impl Gateway {
     /// The least that the hard money budgets on the call and the caller's own limit leave.
     fn affordable(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> Option<Money> {
         let who = ticket.who.as_ref()?;
-        let used = |id: &str| self.inner.ledger.used(id, ticket.received_at).unwrap_or(0);
         let covering = classify::hard_budgets(snapshot, who, &asked.provider, &asked.facts);
         let budgets = covering
             .filter(|b| b.limit.metric == Metric::Usd)
-            .map(|b| Money(b.limit.amount.saturating_sub(used(&b.id))));
+            .filter_map(|b| Some(Money(self.inner.ledger.standing(&b.id, ticket.received_at)?.available())));
         budgets.chain(asked.max_cost).min()
     }
 }

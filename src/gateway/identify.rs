@@ -157,6 +157,7 @@ mod tests {
             tenant: None,
             purpose: None,
             caller_fields: Default::default(),
+            mandatory_fields: Default::default(),
             tenants: vec![],
             workflows: vec![],
             prompt_classes: vec![],

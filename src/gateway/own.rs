@@ -102,21 +102,22 @@ impl Gateway {
             .map(|b| {
                 let balance = balances.iter().find(|x| x.budget == b.id);
                 let (posted, held) = balance.map_or((0, 0), |x| (x.posted, x.held));
+                let limit = balance.map_or(b.limit.amount, |x| x.allowance.total());
                 let mut row =
                     json!({"budget": b.id, "period": balance.map(|x| x.period.as_str()), "enforcement": b.enforcement});
                 match b.limit.usd() {
-                    Some(limit) => {
-                        row["limit_usd"] = json!(limit);
+                    Some(_) => {
+                        row["limit_usd"] = json!(Money(limit));
                         row["spent_usd"] = json!(Money(posted));
                         row["held_usd"] = json!(Money(held));
-                        row["remaining_usd"] = json!(Money(limit.0 - posted - held));
+                        row["remaining_usd"] = json!(Money(limit - posted - held));
                     }
                     None => {
                         row["metric"] = json!(format!("{:?}", b.limit.metric).to_lowercase());
-                        row["limit"] = json!(b.limit.amount.to_string());
+                        row["limit"] = json!(limit.to_string());
                         row["used"] = json!(posted.to_string());
                         row["held"] = json!(held.to_string());
-                        row["remaining"] = json!((b.limit.amount - posted - held).to_string());
+                        row["remaining"] = json!((limit - posted - held).to_string());
                     }
                 }
                 row

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::decide::{Decision, alert, entry, thresholds};
+use super::decide::{Decision, entry, refused as warned, thresholds};
 use super::entry::{Admit, Body, Deny, NewEntry};
 use super::index::dimension;
 use super::request::{AdmitRequest, Admitted, Denied, Reply};
@@ -10,7 +10,7 @@ use super::state::State;
 use crate::budget::{Bound, Window, percent_used, words};
 use crate::domain::call::BudgetHold;
 use crate::domain::catalogue::KeyStatus;
-use crate::domain::{Budget, Code, Enforcement, Metric, Micros, Money};
+use crate::domain::{Budget, Code, Enforcement, Metric, Micros, Money, Reservation};
 use crate::policy;
 
 /// No output is cut below this many tokens per choice: a shorter answer helps nobody.
@@ -23,11 +23,25 @@ struct Covering<'a> {
     budget: &'a Budget,
     window: Cow<'a, Window>,
     used: i128,
+    /// What it may use in this period.
+    limit: i128,
 }
+
+/// What a call gets: output tokens of all choices together.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// The most it may say.
+    most: u64,
+    /// What its hold covers, which is less where it is extended ahead of its stream.
+    held: u64,
+}
+
+/// Part of a budget's limit that one `expected` hold takes at most for its output.
+const MOST_RESERVED: i128 = 10;
 
 impl Covering<'_> {
     fn available(&self) -> i128 {
-        self.budget.limit.amount.saturating_sub(self.used)
+        self.limit.saturating_sub(self.used)
     }
     fn is_hard(&self) -> bool {
         self.budget.enforcement == Enforcement::Hard
@@ -79,11 +93,12 @@ pub(super) fn admit(state: &State, at: Micros, request: &AdmitRequest) -> Decisi
         .filter_map(|c| {
             let window = state.index().window(&c.budget.id, at)?;
             let used = state.balance(&c.budget.id, &window.id).map_or(0, |p| p.used());
-            Some(Covering { budget: &c.budget, window, used })
+            let limit = state.allowance(c, &window, at).total();
+            Some(Covering { budget: &c.budget, window, used, limit })
         })
         .collect();
     match judge(request, &bound, &covering) {
-        Ok(output) => go(state, at, request, &bound, output, &covering),
+        Ok(terms) => go(state, at, request, &bound, terms, &covering),
         Err(refused) => deny(state, at, request, &bound, refused),
     }
 }
@@ -138,8 +153,8 @@ fn wanted(request: &AdmitRequest) -> u64 {
     request.output_wanted.saturating_mul(request.choices.max(1))
 }
 
-/// The output to hold, in tokens of all choices together; or who refuses.
-fn judge<'a>(request: &AdmitRequest, bound: &Bound, covering: &'a [Covering<'a>]) -> Result<u64, Refused<'a>> {
+/// What the call gets, or who refuses.
+fn judge<'a>(request: &AdmitRequest, bound: &Bound, covering: &'a [Covering<'a>]) -> Result<Terms, Refused<'a>> {
     let admit = &request.admit;
     if covering.len() > MOST_BUDGETS {
         let message = format!("Weighbridge: {} budgets cover this call; at most {MOST_BUDGETS} may.", covering.len());
@@ -173,7 +188,29 @@ fn judge<'a>(request: &AdmitRequest, bound: &Bound, covering: &'a [Covering<'a>]
         }
     }
     let output = within_max_cost(request, bound)?;
-    within_budgets(request, bound, output, covering)
+    // What an expected hold cannot have, a real bound may.
+    if let Some(held) = expected(request, bound, output, covering) {
+        return Ok(Terms { most: output, held });
+    }
+    within_budgets(request, bound, output, covering).map(|output| Terms { most: output, held: output })
+}
+
+/// The output that the hold of a stream covers at first, where the budgets that may refuse it all reserve what is expected.
+/// The input is held at its upper bound even so: what it comes to is spent before the first byte tells.
+fn expected(request: &AdmitRequest, bound: &Bound, most: u64, covering: &[Covering]) -> Option<u64> {
+    let expected = request.expected_output.filter(|_| request.admit.stream && !request.admit.job)?;
+    let any_hard = covering.iter().any(Covering::is_hard);
+    let decides = |c: &&Covering| c.is_hard() || !any_hard;
+    let lenient = |c: &Covering| c.budget.reservation == Reservation::Expected;
+    if covering.is_empty() || !covering.iter().filter(decides).all(lenient) {
+        return None;
+    }
+    let mut held = expected.min(most);
+    for c in covering.iter().filter(|c| lenient(c)) {
+        held = held.min(bound.affordable_output(c.metric(), c.limit / MOST_RESERVED).unwrap_or(0));
+    }
+    let tools = request.admit.tools_offered;
+    covering.iter().filter(|c| c.is_hard()).all(|c| c.affords(bound, held, tools)).then_some(held)
 }
 
 /// Output tokens of all choices together that `available` affords, if every choice still gets enough.
@@ -210,7 +247,7 @@ fn within_budgets<'a>(
             Some(affordable) => output = output.min(affordable),
             None => {
                 let need = bound.need(c.metric(), wanted).max(1);
-                let message = words::refusal(c.budget, c.used, need, c.window.end);
+                let message = words::refusal(c.budget, c.used, c.limit, need, c.window.end);
                 let by = Some(format!("budget:{}", c.budget.id));
                 return Err(Refused { by, budget: Some(c), ..Refused::new(Code::BudgetExceeded, message) });
             }
@@ -224,15 +261,16 @@ fn go(
     at: Micros,
     request: &AdmitRequest,
     bound: &Bound,
-    output: u64,
+    terms: Terms,
     covering: &[Covering],
 ) -> Decision {
+    let Terms { most, held: output } = terms;
     let seq = state.next_seq();
     let mut admit = request.admit.clone();
     admit.catalogue_revision = state.catalogue().revision;
     admit.hold = bound.cost(output);
     admit.output_bound = output;
-    admit.output_limit = (output < wanted(request)).then(|| output / request.choices.max(1));
+    admit.output_limit = (most < wanted(request)).then(|| most / request.choices.max(1));
     admit.holds = covering
         .iter()
         .map(|c| BudgetHold {
@@ -248,19 +286,20 @@ fn go(
     let (mut remaining, mut warning): (Option<Money>, Option<(String, u16)>) = (None, None);
     for c in covering {
         let used = c.used.saturating_add(bound.need(c.metric(), output));
-        thresholds(state, c.budget, &c.window.id, used, Some(seq), &mut entries);
-        let limit = c.budget.limit.amount;
+        thresholds(state, c.budget, &c.window.id, used, c.limit, Some(seq), &mut entries);
         if c.is_hard() && c.metric() == Metric::Usd {
-            let left = Money(limit.saturating_sub(used));
+            let left = Money(c.limit.saturating_sub(used));
             remaining = Some(remaining.map_or(left, |r| r.min(left)));
         }
-        let percent = percent_used(used, limit);
+        let percent = percent_used(used, c.limit);
         let warns = c.budget.alert_at_percent.iter().any(|p| percent >= *p) && percent > 0;
         if warns && warning.as_ref().is_none_or(|(_, most)| percent > *most) {
             warning = Some((c.budget.id.clone(), percent));
         }
     }
-    Decision { entries, reply: Reply::Admitted(Admitted { seq, at, hold, output_limit, remaining, warning }) }
+    let covers = (output < most).then_some(output);
+    let admitted = Admitted { seq, at, hold, output_limit, covers, remaining, warning };
+    Decision { entries, reply: Reply::Admitted(admitted) }
 }
 
 /// Writes a refusal down: first what the budget that refuses should have warned of, then the DENY.
@@ -268,11 +307,7 @@ fn deny(state: &State, at: Micros, request: &AdmitRequest, bound: &Bound, refuse
     let Refused { code, message, by, budget } = refused;
     let mut entries = Vec::new();
     if let Some(c) = budget {
-        let (id, period) = (&c.budget.id, &c.window.id);
-        for percent in c.budget.alert_at_percent.iter().copied().filter(|p| *p <= 100) {
-            alert(state, id, period, "actual", Some(percent), None, &mut entries);
-        }
-        alert(state, id, period, "denied", None, None, &mut entries);
+        warned(state, c.budget, &c.window.id, None, &mut entries);
     }
     let money_left = budget.filter(|c| c.metric() == Metric::Usd).map(|c| Money(c.available()));
     let admit = &request.admit;

@@ -16,8 +16,8 @@
 //! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify; 12 true = staged |
 //! | 8 CATALOGUE, noun `apply` | 0 actor, 1 `apply`, 2 `openings`, `effect` or `dropped`, 13 of the staged entries: 0 the first, 1 how many, 2 their hash, 3 openings of budgets |
 //! | 9 PRICE | 0 actor, 1 `price`, 2 price list, 10 model, 11 prices (absent = none of our own), 12 true = staged |
-//! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings, 4 true = staged |
-//! | 24 EXTEND | 0 holds |
+//! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings, 4 true = staged; or 0 actor, 1 id, 5 allocation |
+//! | 24 EXTEND | 0 holds, 1 cost, 2 tokens (absent = the holds alone) |
 //! | 11 ADMIN | 0 actor, 1 action, 2 subject |
 //! | 5 BATCH | 0 the vendor's id, 1 state |
 //! | 20 INTERRUPTED | 0 cost (absent = unknown); 1 epoch and ADMIT, of a call of an earlier epoch |
@@ -41,7 +41,9 @@ use super::entry::{
     Network, Opening, Person, Settle,
 };
 use super::field::{Field, named, record};
-use crate::domain::budget::{Budget, Enforcement, Limit, Metric, PeriodKind};
+use crate::domain::budget::{
+    Allocation, AllocationKind, Budget, Enforcement, Limit, Metric, MidstreamExceed, PeriodKind, Reservation, Rollover,
+};
 use crate::domain::call::{BudgetHold, CostLine};
 use crate::domain::catalogue::{
     Change, Key, KeyStatus, Notify, OnClientAbort, Organisation, Owner, OwnerKind, Policy, PriceOverride, Provider,
@@ -59,6 +61,10 @@ named!(KeyStatus { Active = "active", Suspended = "suspended", Revoked = "revoke
 named!(OnClientAbort { Cancel = "cancel", Drain = "drain" });
 named!(Metric { Usd = "usd", Tokens = "tokens", Calls = "calls", ToolCalls = "tool_calls" });
 named!(Enforcement { Hard = "hard", Alert = "alert" });
+named!(Reservation or Strict { Strict = "strict", Expected = "expected" });
+named!(MidstreamExceed { Cut = "cut", Finish = "finish" });
+named!(AllocationKind { Raise = "raise", Reset = "reset", Grant = "grant" });
+named!(Rollover or None { None = "none", Unused = "unused", Overage = "overage" });
 named!(PeriodKind {
     Minute = "minute", Hour = "hour", Day = "day", Week = "week", Month = "month", Quarter = "quarter", Year = "year",
     Total = "total",
@@ -99,7 +105,7 @@ record!(Content as "content" { 0 = body });
 record!(Organisation as "an organisation" { 0 = name, 1 = time_zone, 2 = fiscal_year_start_month });
 record!(Service as "a service" {
     0 = id, 1 = application, 2 = kind, 3 = owner, 4 = business_unit, 5 = cost_centre, 6 = tenant, 7 = purpose,
-    8 = caller_fields, 9 = tenants, 10 = workflows, 11 = prompt_classes,
+    8 = caller_fields, 9 = tenants, 10 = workflows, 11 = prompt_classes, 12 = mandatory_fields,
 });
 record!(Key as "a key" {
     0 = id, 1 = hash, 2 = service, 3 = environment, 4 = created_at, 5 = expires_at, 6 = status, 7 = allow_models,
@@ -120,7 +126,8 @@ record!(Notify as "a notify" { 0 = id, 1 = webhook });
 record!(Limit as "a limit" { 0 = metric, 1 = amount });
 record!(Budget as "a budget" {
     0 = id, 1 = matches, 2 = limit, 3 = period, 4 = anchor, 5 = time_zone, 6 = fiscal_year_start_month,
-    7 = enforcement, 8 = alert_at_percent, 9 = notify,
+    7 = enforcement, 8 = alert_at_percent, 9 = notify, 10 = parent, 11 = reservation, 12 = on_midstream_exceed,
+    13 = rollover, 14 = grace_pct, 15 = forecast_alert,
 });
 
 // The shapes of group 0 that are no structure of their own elsewhere.
@@ -162,12 +169,18 @@ struct BudgetChange {
     budget: Option<Box<Budget>>,
     opening: Vec<Opening>,
     staged: bool,
+    allocation: Option<Allocation>,
 }
+record!(BudgetChange as "a BUDGET" {
+    0 = actor, 1 = id, 2 = budget, 3 = opening, 4 = staged, 5 = allocation,
+});
+record!(Allocation as "an allocation" { 0 = kind, 1 = amount, 2 = period, 3 = until });
 struct Extend {
     holds: Vec<BudgetHold>,
+    cost: Option<crate::domain::Money>,
+    tokens: Option<u64>,
 }
-record!(Extend as "an EXTEND" { 0 = holds });
-record!(BudgetChange as "a BUDGET" { 0 = actor, 1 = id, 2 = budget, 3 = opening, 4 = staged });
+record!(Extend as "an EXTEND" { 0 = holds, 1 = cost, 2 = tokens });
 struct Admin {
     actor: String,
     action: String,
@@ -312,7 +325,7 @@ pub fn kind_of(body: &Body) -> u64 {
         Body::Deny(_) => Kind::Deny,
         Body::Catalogue { .. } => Kind::Catalogue,
         Body::Price { .. } => Kind::Price,
-        Body::Budget { .. } => Kind::Budget,
+        Body::Budget { .. } | Body::Allocate { .. } => Kind::Budget,
         Body::Staged(inner) => return kind_of(inner),
         Body::Apply(_) => Kind::Catalogue,
         Body::Extend { .. } => Kind::Extend,
@@ -339,7 +352,8 @@ fn with_record<T>(body: &Body, use_record: impl FnOnce(&dyn Record) -> T) -> Opt
         Body::Catalogue { actor, change } | Body::Price { actor, change } => use_record(&declared(actor, change)),
         Body::Budget { actor, id, budget, opening } => {
             let (actor, id, budget) = (actor.clone(), id.clone(), budget.clone());
-            use_record(&BudgetChange { actor, id, budget, opening: opening.clone(), staged: false })
+            let opening = opening.clone();
+            use_record(&BudgetChange { actor, id, budget, opening, staged: false, allocation: None })
         }
         Body::Staged(inner) => match &**inner {
             Body::Catalogue { actor, change } | Body::Price { actor, change } => {
@@ -347,13 +361,21 @@ fn with_record<T>(body: &Body, use_record: impl FnOnce(&dyn Record) -> T) -> Opt
             }
             Body::Budget { actor, id, budget, opening } => {
                 let (actor, id, budget) = (actor.clone(), id.clone(), budget.clone());
-                use_record(&BudgetChange { actor, id, budget, opening: opening.clone(), staged: true })
+                let opening = opening.clone();
+                use_record(&BudgetChange { actor, id, budget, opening, staged: true, allocation: None })
             }
             // Nothing else is ever staged; it would read as what it carries.
             other => return with_record(other, use_record),
         },
         Body::Apply(apply) => use_record(&apply_record(apply)),
-        Body::Extend { holds } => use_record(&Extend { holds: holds.clone() }),
+        Body::Allocate { actor, budget, allocation } => {
+            let (actor, id, allocation) = (actor.clone(), budget.clone(), Some(allocation.clone()));
+            use_record(&BudgetChange { actor, id, budget: None, opening: Vec::new(), staged: false, allocation })
+        }
+        Body::Extend { holds, cost, tokens } => {
+            let (cost, tokens) = (Some(*cost).filter(|c| !c.is_zero()), Some(*tokens).filter(|n| *n > 0));
+            use_record(&Extend { holds: holds.clone(), cost, tokens })
+        }
         Body::Admin { actor, action, subject } => {
             use_record(&Admin { actor: actor.clone(), action: action.clone(), subject: subject.clone() })
         }
@@ -435,11 +457,17 @@ pub fn decode_body(kind: u64, bytes: &[u8]) -> Result<Body, CodecError> {
             if staged { Body::Staged(Box::new(body)) } else { body }
         }
         Some(Kind::Budget) => {
-            let BudgetChange { actor, id, budget, opening, staged } = read(bytes)?;
-            let body = Body::Budget { actor, id, budget, opening };
-            if staged { Body::Staged(Box::new(body)) } else { body }
+            let BudgetChange { actor, id, budget, opening, staged, allocation } = read(bytes)?;
+            match allocation {
+                Some(allocation) => Body::Allocate { actor, budget: id, allocation },
+                None if staged => Body::Staged(Box::new(Body::Budget { actor, id, budget, opening })),
+                None => Body::Budget { actor, id, budget, opening },
+            }
         }
-        Some(Kind::Extend) => Body::Extend { holds: read::<Extend>(bytes)?.holds },
+        Some(Kind::Extend) => {
+            let Extend { holds, cost, tokens } = read(bytes)?;
+            Body::Extend { holds, cost: cost.unwrap_or_default(), tokens: tokens.unwrap_or(0) }
+        }
         Some(Kind::Admin) => {
             let Admin { actor, action, subject } = read(bytes)?;
             Body::Admin { actor, action, subject }

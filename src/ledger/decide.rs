@@ -29,7 +29,15 @@ pub struct Decision {
 pub fn decide(state: &State, at: Micros, request: &Request) -> Decision {
     match request {
         Request::Admit(request) => admit::admit(state, at, request),
-        Request::Settle { call, attempt, settle, erasable } => settle_call(state, *call, *attempt, settle, erasable),
+        Request::Settle { call, attempt, settle, erasable } => {
+            settle_call(state, at, *call, *attempt, settle, erasable)
+        }
+        Request::Extend { call, attempt, per_output_token, tokens } => {
+            extend::extend(state, at, *call, *attempt, *per_output_token, *tokens)
+        }
+        Request::Allocate { actor, budget, what, reason } => {
+            allocate::allocate(state, at, actor, budget, what, reason.as_deref())
+        }
         Request::Job { call, attempt, vendor_id, state: job_state } => {
             job(state, *call, *attempt, vendor_id, job_state)
         }
@@ -90,16 +98,17 @@ fn nothing() -> Decision {
     Decision { entries: Vec::new(), reply: Reply::Settled { seq: None, changed: false } }
 }
 
-/// An ALERT for every threshold that `used` has reached and that was not told yet in this period.
+/// An ALERT for every threshold that `used` of `limit` has reached and that was not told yet in this period.
 pub(super) fn thresholds(
     state: &State,
     budget: &Budget,
     period: &str,
     used: i128,
+    limit: i128,
     reference: Option<u64>,
     entries: &mut Vec<NewEntry>,
 ) {
-    let reached = budget.alert_at_percent.iter().copied().filter(|p| crossed(used, budget.limit.amount, *p));
+    let reached = budget.alert_at_percent.iter().copied().filter(|p| crossed(used, limit, *p));
     for percent in reached {
         alert(state, &budget.id, period, "actual", Some(percent), reference, entries);
     }
@@ -124,11 +133,31 @@ pub(super) fn alert(
     entries.push(entry(Body::Alert(alert), reference));
 }
 
-fn settle_call(state: &State, call: CallId, attempt: u8, settle: &Settle, erasable: &Erasable) -> Decision {
+/// What a budget refuses with: every threshold below, then `denied`, each once in its period.
+pub(super) fn refused(
+    state: &State,
+    budget: &Budget,
+    period: &str,
+    reference: Option<u64>,
+    entries: &mut Vec<NewEntry>,
+) {
+    for percent in budget.alert_at_percent.iter().copied().filter(|p| *p <= 100) {
+        alert(state, &budget.id, period, "actual", Some(percent), reference, entries);
+    }
+    alert(state, &budget.id, period, "denied", None, reference, entries);
+}
+
+/// What a budget may use in the period of a call admitted at `admitted`, asked at `at`.
+fn limit_of(state: &State, budget: &str, admitted: Micros, at: Micros) -> Option<i128> {
+    let (covered, window) = (state.index().covered(budget)?, state.index().window(budget, admitted)?);
+    Some(state.allowance(covered, &window, at).total())
+}
+
+fn settle_call(state: &State, at: Micros, call: CallId, attempt: u8, settle: &Settle, erasable: &Erasable) -> Decision {
     let Some(open) = state.open_attempt(call, attempt) else { return nothing() };
     let late = late_holds(state, open);
     let mut entries = Vec::with_capacity(2);
-    extend(open, &late, &mut entries);
+    extend_late(open, &late, &mut entries);
     let seq = state.next_seq() + entries.len() as u64;
     let body = Body::Settle(Box::new(settle.clone()));
     entries.push(NewEntry { body, reference: Some(open.seq), erasable: erasable.clone() });
@@ -137,16 +166,16 @@ fn settle_call(state: &State, call: CallId, attempt: u8, settle: &Settle, erasab
         let before = state.balance(&h.hold.budget, &h.hold.period).map_or(0, |p| p.used());
         before - held + posted_by(settle, h.metric)
     };
+    let limit = |id: &str| limit_of(state, id, open.at, at);
     let over = |h: &&OpenHold| {
-        let budget = state.catalogue().budgets.get(&h.hold.budget);
-        budget.is_some_and(|b| b.enforcement == Enforcement::Hard && used(h, 0) > b.limit.amount)
+        let budget = state.catalogue().budgets.get(&h.hold.budget).filter(|b| b.enforcement == Enforcement::Hard);
+        budget.and_then(|b| limit(&b.id)).is_some_and(|limit| used(h, 0) > limit)
     };
     let passed = overrun(open, settle, late.iter().filter(over), seq, &mut entries);
     for (h, held) in held {
         let (id, period) = (&h.hold.budget, &h.hold.period);
-        let Some(budget) = state.catalogue().budgets.get(id) else { continue };
-        let used = used(h, held);
-        thresholds(state, budget, period, used, Some(seq), &mut entries);
+        let (Some(budget), Some(limit)) = (state.catalogue().budgets.get(id), limit(id)) else { continue };
+        thresholds(state, budget, period, used(h, held), limit, Some(seq), &mut entries);
         if passed.contains(id) {
             alert(state, id, period, "overrun", None, Some(seq), &mut entries);
         }
@@ -203,10 +232,10 @@ fn late_holds(state: &State, open: &Open) -> Vec<OpenHold> {
     late
 }
 
-fn extend(open: &Open, late: &[OpenHold], entries: &mut Vec<NewEntry>) {
+fn extend_late(open: &Open, late: &[OpenHold], entries: &mut Vec<NewEntry>) {
     if !late.is_empty() {
         let holds = late.iter().map(|h| h.hold.clone()).collect();
-        entries.push(entry(Body::Extend { holds }, Some(open.seq)));
+        entries.push(entry(Body::Extend { holds, cost: Money::ZERO, tokens: 0 }, Some(open.seq)));
     }
 }
 
@@ -227,7 +256,7 @@ fn interrupt(state: &State, which: impl Fn(&Open) -> bool, first: Option<NewEntr
         if entries.len() >= MOST_INTERRUPTED {
             break;
         }
-        extend(open, &late_holds(state, open), &mut entries);
+        extend_late(open, &late_holds(state, open), &mut entries);
         entries.push(entry(Body::Interrupted { cost: open.cost_if_lost() }, Some(open.seq)));
     }
     if entries.is_empty() {
@@ -236,6 +265,8 @@ fn interrupt(state: &State, which: impl Fn(&Open) -> bool, first: Option<NewEntr
     Decision { entries, reply: Reply::Settled { seq: Some(state.next_seq()), changed: true } }
 }
 
+mod allocate;
+mod extend;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

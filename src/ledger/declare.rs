@@ -301,6 +301,14 @@ fn whole(after: &Catalogue, changes: &[Change]) -> Result<(), String> {
                 if let Some(to) = budget.notify.iter().find(|to| !after.notify.contains_key(*to)) {
                     return Err(format!("budget `{id}` notifies `{to}`, which is not declared"));
                 }
+                let (mut above, mut levels) = (budget.parent.as_ref(), 0);
+                while let Some(parent) = above {
+                    levels += 1;
+                    let Some(next) = after.budgets.get(parent).filter(|_| parent != id && levels <= 64) else {
+                        return Err(format!("budget `{id}` stands under `{parent}`, which is not there or under it"));
+                    };
+                    above = next.parent.as_ref();
+                }
             }
             _ => {}
         }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::domain::call::BudgetHold;
 use crate::domain::{
-    Attribution, Budget, CallId, Change, Code, CostBasis, CostLine, Micros, Money, Outcome, Usage, UsageBasis,
+    Allocation, Attribution, Budget, CallId, Change, Code, CostBasis, CostLine, Micros, Money, Outcome, Usage,
+    UsageBasis,
 };
 
 /// Version of the leaf format.
@@ -86,6 +87,12 @@ pub enum Body {
         budget: Option<Box<Budget>>,
         opening: Vec<Opening>,
     },
+    /// More for a budget than its declared limit: a BUDGET too. What it changes is no declaration, so no `apply` undoes it.
+    Allocate {
+        actor: Actor,
+        budget: String,
+        allocation: Allocation,
+    },
     Admin {
         actor: Actor,
         action: String,
@@ -96,9 +103,13 @@ pub enum Body {
     Staged(Box<Body>),
     /// What becomes of the staged changes. A CATALOGUE.
     Apply(Box<Apply>),
-    /// Holds that an open call gets beside those of its ADMIT, which is `ref`.
+    /// More held by an open call, whose ADMIT is `ref`: ahead of its stream, or on budgets that came to cover it.
     Extend {
         holds: Vec<BudgetHold>,
+        /// What the call itself may cost more, of which `holds` are the budgets' parts; zero where they came later.
+        cost: Money,
+        /// By how many tokens.
+        tokens: u64,
     },
     /// A job that runs on at the vendor: its id there and its state. `ref` is the ADMIT.
     Batch {

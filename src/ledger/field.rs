@@ -325,9 +325,9 @@ macro_rules! numbered {
 }
 numbered!(Outcome, UsageBasis, CostBasis, Code, Component);
 
-/// Enumerations written as their names.
+/// Enumerations written as their names. With `or X`, what is left out stands for `X`.
 macro_rules! named {
-    ($type:ident { $($variant:ident = $name:literal),* $(,)? }) => {
+    ($type:ident $(or $default:ident)? { $($variant:ident = $name:literal),* $(,)? }) => {
         impl Field for $type {
             fn put(&self, w: &mut Writer) {
                 w.text(match self { $($type::$variant => $name),* })
@@ -341,6 +341,12 @@ macro_rules! named {
             fn show(&self) -> serde_json::Value {
                 match self { $($type::$variant => $name),* }.into()
             }
+            $(fn is_absent(&self) -> bool {
+                *self == $type::$default
+            }
+            fn absent() -> Option<Self> {
+                Some($type::$default)
+            })?
         }
     };
 }

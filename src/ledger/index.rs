@@ -148,6 +148,11 @@ impl BudgetIndex {
         }
     }
 
+    /// A budget ready for use.
+    pub fn covered(&self, id: &str) -> Option<&Arc<Covered>> {
+        self.calendars.get(id)
+    }
+
     pub fn budget(&self, id: &str) -> Option<&Arc<Budget>> {
         self.calendars.get(id).map(|covered| &covered.budget)
     }

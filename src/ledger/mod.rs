@@ -5,10 +5,12 @@
 
 mod accounts;
 mod admit;
+mod allot;
 pub mod cbor;
 pub mod codec;
 pub mod decide;
 mod declare;
+pub mod declared;
 pub mod entry;
 mod field;
 pub mod index;
@@ -18,6 +20,7 @@ pub mod opening;
 pub mod proof;
 pub mod request;
 mod staging;
+mod standing;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -26,4 +29,6 @@ pub mod trust;
 mod words;
 
 pub use accounts::Position;
+pub use allot::Allocated;
 pub use declare::counts_anew;
+pub use standing::Standing;

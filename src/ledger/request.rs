@@ -61,6 +61,20 @@ pub enum Request {
     Unstage {
         actor: String,
     },
+    /// More for a budget than its declared limit.
+    Allocate {
+        actor: String,
+        budget: String,
+        what: Allocate,
+        reason: Option<String>,
+    },
+    /// An open call wants to hold so many more output tokens, ahead of its stream. Fewer may be granted.
+    Extend {
+        call: CallId,
+        attempt: u8,
+        per_output_token: Money,
+        tokens: u64,
+    },
     /// Something an operator did that changes no declared state (signed in, exported).
     Admin {
         actor: String,
@@ -86,6 +100,17 @@ pub enum Request {
     },
 }
 
+/// What is asked for a budget; a reset's amount is known when it is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocate {
+    /// So much more, in units of its metric, until an instant.
+    Raise { by: i128, until: Micros },
+    /// What the current period has posted does not count against its limit any more.
+    Reset,
+    /// The band of `grace_pct` is open until an instant.
+    Grant { until: Micros },
+}
+
 /// A call that wants to go upstream.
 #[derive(Clone, Debug)]
 pub struct AdmitRequest {
@@ -103,6 +128,9 @@ pub struct AdmitRequest {
     pub may_limit_output: bool,
     /// How many answers the cap is for (`n`), at least 1: tokens held are cap × choices.
     pub choices: u64,
+    /// Output tokens of such calls as a rule, all choices together, for budgets whose reservation is `expected`; absent =
+    /// the call cannot be extended and holds its upper bound under any.
+    pub expected_output: Option<u64>,
     /// The caller's `wb-max-cost`.
     pub max_cost: Option<Money>,
     /// A call without a price may go although a hard budget covers it.
@@ -120,6 +148,10 @@ pub enum Reply {
     Settled {
         seq: Option<u64>,
         changed: bool,
+    },
+    /// The call holds so many more output tokens.
+    Extended {
+        tokens: u64,
     },
     Recorded {
         seq: u64,
@@ -139,6 +171,9 @@ pub struct Admitted {
     pub hold: Money,
     /// To be written into the request, in tokens per choice.
     pub output_limit: Option<u64>,
+    /// Output tokens of all choices together that the hold covers, where it is less than the upper bound: the stream has to
+    /// be extended before it passes them.
+    pub covers: Option<u64>,
     /// What the tightest money budget has left after this hold.
     pub remaining: Option<Money>,
     /// A budget past a warning threshold (settled + held): its id and percent used.

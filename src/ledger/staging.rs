@@ -20,7 +20,7 @@ use super::entry::Body;
 use super::index::BudgetIndex;
 use super::leaf::Hash;
 use crate::domain::catalogue::Map;
-use crate::domain::{Catalogue, Change};
+use crate::domain::{Budget, Catalogue, Change, Rollover};
 
 /// What is staged so far.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +32,7 @@ pub struct Staging {
     /// SHA-256 over the hash before and group 0 of the next staged entry, from 32 zero bytes on.
     pub sha256: Hash,
     /// By noun and id.
+    #[serde(with = "super::declared::changes")]
     changes: Map<(String, String), Arc<Change>>,
     /// How many of them are prices.
     pub prices: u32,
@@ -60,6 +61,11 @@ pub fn shadow(budget: &str) -> String {
     format!("~{budget}")
 }
 
+/// Whether what the budget hands from period to period has to be looked at when it changes.
+fn hands_on(before: &Budget, after: &Budget) -> bool {
+    before.limit != after.limit && (before.rollover, after.rollover) != (Rollover::None, Rollover::None)
+}
+
 impl Staging {
     pub fn begin(first: u64, catalogue: &Arc<Catalogue>, index: &BudgetIndex) -> Staging {
         Staging {
@@ -73,6 +79,20 @@ impl Staging {
             catalogue: catalogue.clone(),
             index: index.clone(),
         }
+    }
+
+    /// Of what was kept; the copies are made by [`Staging::restore`].
+    pub(super) fn of_parts(
+        first: u64,
+        count: u64,
+        sha256: Hash,
+        changes: Map<(String, String), Arc<Change>>,
+        prices: u32,
+        touched: Map<String, ()>,
+        counting: Map<String, ()>,
+    ) -> Staging {
+        let (catalogue, index) = Default::default();
+        Staging { first, count, sha256, changes, prices, touched, counting, catalogue, index }
     }
 
     /// Makes the copies again after the rest was read.
@@ -111,6 +131,15 @@ impl Staging {
         })
     }
 
+    /// Staged budgets that are not in force under any form.
+    pub fn new_budgets<'a>(&'a self, in_force: &'a Catalogue) -> impl Iterator<Item = &'a Budget> {
+        let budgets = self.changes.range(("budget".to_owned(), String::new())..("budget\0".to_owned(), String::new()));
+        budgets.filter_map(|(_, change)| match &**change {
+            Change::Budget(id, Some(budget)) if !in_force.budgets.contains_key(id) => Some(budget),
+            _ => None,
+        })
+    }
+
     /// Whether a staged budget counts already.
     pub fn counts(&self, budget: &str) -> bool {
         self.counting.contains_key(budget)
@@ -136,7 +165,7 @@ impl Staging {
         let (noun, id) = change.subject();
         if let Change::Budget(id, after) = &change
             && let Some(before) = in_force.budgets.get(id)
-            && after.as_ref().is_none_or(|after| after.limit.metric != before.limit.metric)
+            && after.as_ref().is_none_or(|after| after.limit.metric != before.limit.metric || hands_on(before, after))
         {
             self.touched.insert(id.clone(), ());
         }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::{Accounts, Position};
+use super::allot::{Allocated, Allotments};
+use super::declare::counts_anew;
 use super::entry::{Admit, Body, Entry, Erasable, Settle};
 use super::index::BudgetIndex;
 use super::staging::Staging;
@@ -92,6 +94,7 @@ impl Open {
 pub struct State {
     next_seq: u64,
     last_ts: Micros,
+    #[serde(with = "super::declared::whole")]
     catalogue: Arc<Catalogue>,
     /// By sequence of the ADMIT, so oldest first.
     open: Map<u64, Arc<Open>>,
@@ -100,11 +103,10 @@ pub struct State {
     by_call: Map<(CallId, u8), u64>,
     /// Derived: provider → the vendor's id → ADMIT.
     jobs: Map<String, Map<String, u64>>,
+    allotments: Allotments,
+    staging: Option<Staging>,
     #[serde(skip)]
     index: BudgetIndex,
-    /// Encoded apart, so that a state without it has the bytes it always had.
-    #[serde(skip)]
-    staging: Option<Staging>,
 }
 
 impl Default for State {
@@ -126,8 +128,9 @@ impl State {
             accounts: Accounts::default(),
             by_call: Map::new(),
             jobs: Map::new(),
-            index: BudgetIndex::default(),
+            allotments: Allotments::default(),
             staging: None,
+            index: BudgetIndex::default(),
         }
     }
 
@@ -182,17 +185,6 @@ impl State {
         self.accounts.get(budget, &window.id).map(|position| position.used())
     }
 
-    /// Every declared budget with the period `at` is in: its id and its balance, zero where nothing was posted yet.
-    pub fn current(&self, at: Micros) -> Vec<(Arc<Budget>, String, i128, i128, u64)> {
-        let of = |budget: &Arc<Budget>| {
-            let window = self.index.window(&budget.id, at)?;
-            let p = self.accounts.get(&budget.id, &window.id);
-            let (posted, held, open) = p.map_or((0, 0, 0), |p| (p.posted, p.held, p.open_holds));
-            Some((budget.clone(), window.id.clone(), posted, held, open))
-        };
-        self.catalogue.budgets.values().filter_map(of).collect()
-    }
-
     /// The open job with that id at the vendor.
     pub fn job(&self, provider: &str, vendor_id: &str) -> Option<(CallId, u8)> {
         let seq = self.jobs.get(provider)?.get(vendor_id)?;
@@ -230,6 +222,10 @@ impl State {
         &self.accounts
     }
 
+    pub(super) fn allotments(&self) -> &Allotments {
+        &self.allotments
+    }
+
     /// Applies the next entry. On an error nothing has changed.
     pub fn apply(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         let Entry { seq, ts, reference, body } = entry;
@@ -255,14 +251,20 @@ impl State {
                 self.put(change);
             }
             Body::Budget { id, budget, opening, .. } => {
-                self.budget(id, budget.as_deref());
-                self.accounts.open_with(id, opening);
+                self.budget(id, budget.as_deref(), ts);
+                self.accounts.open_with(id, opening, ts);
                 self.index.changed_at = seq;
             }
-            Body::Staged(body) => self.stage(seq, body)?,
-            Body::Apply(apply) => self.apply_staged(seq, apply)?,
-            Body::Extend { holds } => self.extend(seq, *reference, holds)?,
-            Body::Alert(alert) => self.accounts.fired(alert),
+            Body::Allocate { actor, budget, allocation } => {
+                if let Some(covered) = self.index.covered(budget) {
+                    let (actor, allocation) = (actor.clone(), allocation.clone());
+                    self.allotments.allocate(covered, Allocated { seq: Some(seq), at: ts, actor, allocation });
+                }
+            }
+            Body::Staged(body) => self.stage(seq, ts, body)?,
+            Body::Apply(apply) => self.apply_staged(seq, ts, apply)?,
+            Body::Extend { holds, cost, tokens } => self.extend(seq, *reference, holds, *cost, *tokens)?,
+            Body::Alert(alert) => self.accounts.fired(alert, ts),
             // Posted before the epoch began, in the state it began with.
             Body::CutOff { .. }
             | Body::Deny(_)
@@ -335,6 +337,7 @@ impl State {
         }
         (state.open, state.by_call, state.jobs) = Default::default();
         state.drop_staged();
+        state.allotments.carry_over();
         state.next_seq = 0;
         (state, open)
     }
@@ -349,7 +352,7 @@ impl State {
         let holds: Vec<OpenHold> =
             admit.holds.iter().map(|hold| OpenHold { metric: metric(&hold.budget), hold: hold.clone() }).collect();
         for h in &holds {
-            self.accounts.hold(&h.hold);
+            self.accounts.hold(&h.hold, at);
             self.index.remember(&h.hold.budget, &h.hold.period, at);
         }
         let open = Open {
@@ -411,15 +414,23 @@ impl State {
         Ok(())
     }
 
-    fn extend(&mut self, seq: u64, reference: Option<u64>, holds: &[BudgetHold]) -> Result<(), ApplyError> {
+    fn extend(
+        &mut self,
+        seq: u64,
+        reference: Option<u64>,
+        holds: &[BudgetHold],
+        cost: Money,
+        tokens: u64,
+    ) -> Result<(), ApplyError> {
         let not_open = ApplyError::NotOpen { seq, reference };
         let Some(open) = reference.and_then(|r| self.open.get_mut(&r)) else { return Err(not_open) };
         let open = Arc::make_mut(open);
+        (open.hold, open.tokens) = (open.hold.saturating_add(cost), open.tokens.saturating_add(tokens));
         for hold in holds {
             match open.holds.iter_mut().find(|h| h.hold.budget == hold.budget && h.hold.period == hold.period) {
                 Some(there) => {
                     there.hold.amount = there.hold.amount.saturating_add(hold.amount);
-                    self.accounts.raise(hold);
+                    self.accounts.raise(hold, open.at);
                 }
                 None => {
                     let id = hold.budget.strip_prefix('~').unwrap_or(&hold.budget);
@@ -427,20 +438,27 @@ impl State {
                     let budget = staged.unwrap_or(&self.catalogue).budgets.get(id);
                     let metric = budget.map_or(Metric::Usd, |b| b.limit.metric);
                     open.holds.push(OpenHold { hold: hold.clone(), metric });
-                    self.accounts.hold(hold);
+                    self.accounts.hold(hold, open.at);
                 }
             }
         }
         Ok(())
     }
 
-    fn budget(&mut self, id: &str, budget: Option<&Budget>) {
+    fn budget(&mut self, id: &str, budget: Option<&Budget>, at: Micros) {
         let before = self.catalogue.budgets.get(id).cloned();
         self.put(&Change::Budget(id.to_owned(), budget.cloned()));
         let after = self.catalogue.budgets.get(id);
         self.index.replace(before.as_ref(), after);
         let after = after.map(|b| b.limit.metric);
+        self.allot(id, before.as_deref(), at);
         self.rehold(id, before.map(|b| b.limit.metric), after);
+    }
+
+    /// What becomes of a budget's allocations when it comes, changes or goes; it is as it is now in the index.
+    fn allot(&mut self, id: &str, before: Option<&Budget>, at: Micros) {
+        let after = self.index.covered(id).map(|covered| (&**covered, counts_anew(before, &covered.budget)));
+        self.allotments.declared(before, after, at);
     }
 
     /// What becomes of a budget's holds and sums when it goes or counts something else.
@@ -455,11 +473,11 @@ impl State {
             Some(metric) if before.is_some_and(|old| old != metric) => {
                 self.accounts.remove(id);
                 self.each_on(id, |open, accounts| {
-                    let need = open.need(metric);
+                    let (need, at) = (open.need(metric), open.at);
                     for h in open.holds.iter_mut().filter(|h| h.hold.budget == id) {
                         h.metric = metric;
                         h.hold.amount = need;
-                        accounts.hold(&h.hold);
+                        accounts.hold(&h.hold, at);
                     }
                 });
             }
@@ -497,6 +515,7 @@ pub(super) fn posted_by(settle: &Settle, metric: Metric) -> i128 {
 }
 
 mod encode;
+mod legacy;
 mod staged;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::decide::{Decision, decide};
 use super::entry::{Admit, Body, Entry, Erasable, Settle};
-use super::request::{AdmitRequest, Reply, Request};
+use super::request::{AdmitRequest, Allocate, Reply, Request};
 use super::state::State;
 use crate::domain::catalogue::KeyStatus;
 use crate::domain::{
@@ -76,6 +76,7 @@ pub fn admit(call: u128, fixed: Money) -> AdmitRequest {
         output_wanted: 0,
         may_limit_output: false,
         choices: 1,
+        expected_output: None,
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,
@@ -108,16 +109,10 @@ pub fn settle(cost: Option<Money>, tokens: u64) -> Settle {
 
 pub fn budget(id: &str, metric: Metric, amount: i128, enforcement: Enforcement) -> Budget {
     Budget {
-        id: id.into(),
         matches: BTreeMap::from([(Dimension::Service, "svc".to_owned())]),
-        limit: Limit { metric, amount },
-        period: PeriodKind::Month,
-        anchor: None,
-        time_zone: "UTC".into(),
-        fiscal_year_start_month: 1,
         enforcement,
         alert_at_percent: vec![50, 75, 90, 100],
-        notify: vec![],
+        ..Budget::plain(id, Limit { metric, amount }, PeriodKind::Month)
     }
 }
 
@@ -136,6 +131,7 @@ pub fn service() -> Service {
         tenant: None,
         purpose: None,
         caller_fields: Default::default(),
+        mandatory_fields: Default::default(),
         tenants: vec![],
         workflows: vec![],
         prompt_classes: vec![],
@@ -218,6 +214,15 @@ impl Bench {
         self.submit(Request::Admit(Box::new(request)))
     }
 
+    pub fn allocate(&mut self, budget: &str, what: Allocate) -> Reply {
+        let (actor, budget) = ("operator:ada".into(), budget.into());
+        self.submit(Request::Allocate { actor, budget, what, reason: Some("year end".into()) })
+    }
+
+    pub fn extend(&mut self, call: u128, per_output_token: Money, tokens: u64) -> Reply {
+        self.submit(Request::Extend { call: CallId(call), attempt: 1, per_output_token, tokens })
+    }
+
     pub fn settle(&mut self, call: u128, settle: Settle) -> Reply {
         let (settle, erasable) = (Box::new(settle), Box::default());
         self.submit(Request::Settle { call: CallId(call), attempt: 1, settle, erasable })
@@ -225,8 +230,7 @@ impl Bench {
 
     /// Posted and held of a budget in the current period.
     pub fn balance(&self, budget: &str) -> (i128, i128) {
-        let current = self.state.current(self.at);
-        current.iter().find(|b| b.0.id == budget).map(|b| (b.2, b.3)).unwrap()
+        self.state.standing(budget, self.at).map(|s| (s.posted, s.held)).unwrap()
     }
 
     /// Alerts so far, as `budget kind threshold`.

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::domain::{Call, CallId, Catalogue, Filter, Micros};
 use crate::ledger::entry::{Entry, Erasable};
 use crate::ledger::request::{Reply, Request};
+use crate::ledger::{Allocated, Standing};
 
 use super::backup::{self, BackupError, Manifest, Source};
 use super::core::{self, Core};
@@ -31,7 +32,7 @@ use super::signer::{Signed, Signer};
 use super::trouble::{Part, Troubles};
 use super::views::{self, Views};
 use super::writer::{Hands, Many, Message, Writer, unpoisoned};
-use super::{AsOf, Balance, Head, KnownResponse, Options, Running, StoreError, Watch};
+use super::{AllocationOf, AsOf, Balance, Head, KnownResponse, Options, Running, StoreError, Watch};
 
 /// Requests accepted and not yet answered, at most.
 const QUEUE: usize = 8_192;
@@ -289,15 +290,27 @@ impl Ledger {
 
     /// Balances of every declared budget in the period `at` is in; zero where nothing was posted yet.
     pub fn balances(&self, at: Micros) -> Vec<Balance> {
-        let current = self.inner.shared.read(Clone::clone).current(at);
-        let balance = |(budget, period, posted, held, open_holds): (Arc<crate::domain::Budget>, _, _, _, _)| Balance {
-            budget: budget.id.clone(),
-            period,
-            posted,
-            held,
-            open_holds,
+        self.inner.shared.read(Clone::clone).standings(at).into_iter().map(Balance::from).collect()
+    }
+
+    /// Where one declared budget stands at `at`.
+    pub fn standing(&self, budget: &str, at: Micros) -> Option<Standing> {
+        self.inner.shared.read(|state| state.standing(budget, at))
+    }
+
+    /// Raises, resets and grants of a budget that are in force or still count, oldest first. Reads their entries: blocks.
+    pub fn allocations(&self, budget: &str) -> Result<Vec<AllocationOf>, StoreError> {
+        let allocated = self.inner.shared.read(|state| state.allocated(budget).to_vec());
+        let before = self.head().before;
+        let with_reason = |allocated: Allocated| {
+            let entry = match allocated.seq {
+                Some(seq) => self.entries(before + seq, 1)?.into_iter().next(),
+                None => None,
+            };
+            let reason = entry.and_then(|(_, erasable)| erasable.person).and_then(|person| person.reason);
+            Ok(AllocationOf { allocated, reason })
         };
-        current.into_iter().map(balance).collect()
+        allocated.into_iter().map(with_reason).collect()
     }
 
     /// The call that a vendor's answer id belongs to: an open job, or any call the views know.

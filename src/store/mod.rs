@@ -45,7 +45,8 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use crate::domain::call::BudgetHold;
-use crate::domain::{CallId, Micros, Money};
+use crate::domain::{Allowance, CallId, Micros, Money};
+use crate::ledger::{Allocated, Standing};
 
 pub use clock::Clock;
 pub use epoch::Begun;
@@ -165,6 +166,27 @@ pub struct Balance {
     pub posted: i128,
     pub held: i128,
     pub open_holds: u64,
+    /// What posted + held must not pass, by its parts: `allowance.total()` is the limit to show.
+    pub allowance: Allowance,
+    /// First instant of the period, and the first after it.
+    pub start: Option<Micros>,
+    pub end: Option<Micros>,
+}
+
+impl From<Standing> for Balance {
+    fn from(standing: Standing) -> Balance {
+        let Standing { budget, window, posted, held, open_holds, allowance } = standing;
+        let (period, start, end) = (window.id, window.start, window.end);
+        Balance { budget: budget.id.clone(), period, posted, held, open_holds, allowance, start, end }
+    }
+}
+
+/// What an operator allocated to a budget beside its declared limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllocationOf {
+    pub allocated: Allocated,
+    /// Why, where the entry still has it.
+    pub reason: Option<String>,
 }
 
 /// Where the journal stands.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::domain::{Catalogue, Change, Owner};
+use crate::ledger::declared;
 use crate::ledger::entry::{Body, Erasable, Person};
 use crate::ledger::state::State;
 use crate::ledger::tree::Tree;
@@ -67,9 +68,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// Encodes and hashes a catalogue, without the names of persons.
+    /// Encodes and hashes a catalogue; names of persons are in no encoding of it.
     pub fn of(catalogue: Arc<Catalogue>) -> Part {
-        let bytes = postcard::to_stdvec(&catalogue.without_persons()).expect("writing to memory does not fail");
+        let bytes = declared::encode(&catalogue);
         Part { of: catalogue, sha256: Sha256::digest(&bytes).into(), bytes: Arc::new(bytes) }
     }
 }
@@ -98,7 +99,6 @@ impl Carried {
         if Sha256::digest(catalogue).as_slice() != apart.catalogue {
             return Err("the catalogue beside the snapshot is not the one it names".into());
         }
-        let catalogue = postcard::from_bytes(catalogue).map_err(damaged)?;
         let state = State::decode_apart(&apart.state, catalogue).map_err(|e| format!("the snapshot's state: {e}"))?;
         Carried::assembled(apart.epoch, apart.size, apart.edge, apart.unfinished, state)
     }

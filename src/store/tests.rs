@@ -58,6 +58,7 @@ fn admit_as_of(call: u128, revision: u64) -> Request {
         output_wanted: 100,
         may_limit_output: false,
         choices: 1,
+        expected_output: None,
         max_cost: None,
         allow_unpriced: true,
         allow_unmetered: true,

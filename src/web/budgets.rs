@@ -60,7 +60,7 @@ pub fn rows(catalogue: &Catalogue, balances: &[Balance]) -> Vec<BudgetRow> {
 
 fn row(budget: &Budget, balance: Option<&Balance>) -> BudgetRow {
     let (posted, held) = balance.map_or((0, 0), |b| (b.posted, b.held));
-    let limit = budget.limit.amount;
+    let limit = balance.map_or(budget.limit.amount, |b| b.allowance.total());
     let amount = |n: i128| match budget.limit.metric {
         Metric::Usd => format::money(Money(n)),
         _ if n < 0 => format!("\u{2212}{}", format::count(u64::try_from(-n).unwrap_or(u64::MAX))),
@@ -152,16 +152,10 @@ mod tests {
 
     fn budget(limit: Limit) -> Budget {
         Budget {
-            id: "b".into(),
             matches: [(Dimension::Service, "invoice-bot".to_owned())].into(),
-            limit,
-            period: PeriodKind::Month,
-            anchor: None,
             time_zone: "Europe/Berlin".into(),
-            fiscal_year_start_month: 1,
             enforcement: Enforcement::Hard,
-            alert_at_percent: vec![],
-            notify: vec![],
+            ..Budget::plain("b", limit, PeriodKind::Month)
         }
     }
 
@@ -174,6 +168,9 @@ mod tests {
             posted: Money::usd(412).0,
             held: Money::usd(6).0,
             open_holds: 2,
+            allowance: crate::domain::Allowance::declared(budget.limit.amount),
+            start: None,
+            end: None,
         };
         let row = row(&budget, Some(&balance));
         assert_eq!((row.spent.as_str(), row.left.as_str(), row.tone), ("412.00", "82.00", "warn"));
@@ -186,7 +183,18 @@ mod tests {
     #[test]
     fn a_bar_never_leaves_its_track() {
         let budget = budget(Limit { metric: Metric::Calls, amount: 10 });
-        let over = Balance { budget: "b".into(), period: "x".into(), posted: 25, held: 5, open_holds: 1 };
+        let allowance = crate::domain::Allowance::declared(10);
+        let (budget_id, period) = ("b".to_owned(), "x".to_owned());
+        let over = Balance {
+            budget: budget_id,
+            period,
+            posted: 25,
+            held: 5,
+            open_holds: 1,
+            allowance,
+            start: None,
+            end: None,
+        };
         let row = row(&budget, Some(&over));
         assert_eq!((row.spent_bar.as_str(), row.held_bar.as_str(), row.tone), ("100.0", "0.0", "bad"));
         assert_eq!((row.limit.as_str(), row.left.as_str()), ("10 calls", "\u{2212}20"));

@@ -104,6 +104,7 @@ fn declared() -> Vec<Change> {
                 tenant: who.tenant,
                 purpose: None,
                 caller_fields: Default::default(),
+                mandatory_fields: Default::default(),
                 tenants: vec![],
                 workflows: vec![],
                 prompt_classes: vec![],
@@ -113,16 +114,14 @@ fn declared() -> Vec<Change> {
     changes.push(Change::Budget(
         "everything-month".into(),
         Some(Budget {
-            id: "everything-month".into(),
-            matches: Default::default(),
-            limit: Limit { metric: Metric::Usd, amount: Money::usd(4).0 },
-            period: PeriodKind::Month,
-            anchor: None,
             time_zone: "Europe/Berlin".into(),
-            fiscal_year_start_month: 1,
             enforcement: Enforcement::Hard,
             alert_at_percent: vec![80],
-            notify: vec![],
+            ..Budget::plain(
+                "everything-month",
+                Limit { metric: Metric::Usd, amount: Money::usd(4).0 },
+                PeriodKind::Month,
+            )
         }),
     ));
     changes
@@ -161,6 +160,7 @@ fn admit(id: CallId, at: Micros, n: usize, revision: u64) -> Ask {
         output_wanted: 500,
         may_limit_output: false,
         choices: 1,
+        expected_output: None,
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,

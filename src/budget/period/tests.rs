@@ -9,16 +9,11 @@ use crate::domain::{Enforcement, Limit, Metric};
 
 fn calendar(kind: PeriodKind, zone: &str, anchor: Option<&str>, fiscal: u8) -> Calendar {
     Calendar::of(&Budget {
-        id: "b".into(),
-        matches: BTreeMap::new(),
-        limit: Limit { metric: Metric::Usd, amount: 1 },
-        period: kind,
         anchor: anchor.map(str::to_owned),
         time_zone: zone.into(),
         fiscal_year_start_month: fiscal,
         enforcement: Enforcement::Hard,
-        alert_at_percent: vec![],
-        notify: vec![],
+        ..Budget::plain("b", Limit { metric: Metric::Usd, amount: 1 }, kind)
     })
     .unwrap()
 }

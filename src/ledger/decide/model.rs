@@ -244,7 +244,7 @@ proptest! {
             take(&mut bench, step, &mut calls, &mut rejoin);
             let at = bench.at;
             let periods: BTreeMap<String, String> =
-                bench.state.current(at).into_iter().map(|(b, period, ..)| (b.id.clone(), period)).collect();
+                bench.state.standings(at).into_iter().map(|s| (s.budget.id.clone(), s.window.id)).collect();
             for entry in &bench.entries[read..] {
                 naive.read(entry, |budget| periods[budget].clone());
             }

@@ -122,7 +122,10 @@ fn a_call_under_way_is_counted_by_a_budget_that_came_after_it() {
     bench.settle(1, settle(Some(usd("3")), 0));
     assert_eq!(bench.balance("month"), (usd("3").0, 0));
     let shown: Vec<&Body> = bench.entries.iter().rev().take(6).map(|e| &e.body).collect();
-    assert!(shown.iter().any(|b| matches!(b, Body::Extend { holds } if holds[0].amount == usd("5").0)), "{shown:?}");
+    assert!(
+        shown.iter().any(|b| matches!(b, Body::Extend { holds, .. } if holds[0].amount == usd("5").0)),
+        "{shown:?}"
+    );
     assert!(!shown.iter().any(|b| matches!(b, Body::Overrun { .. })), "{shown:?}");
     // Past the limit: on record as such.
     bench.settle(2, settle(Some(usd("3")), 0));

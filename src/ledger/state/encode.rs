@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
-use super::{Accounts, BudgetIndex, CallId, Catalogue, Map, Micros, Open, Staging, State};
+use serde::de::DeserializeOwned;
+
+use super::{Accounts, Allotments, BudgetIndex, CallId, Map, Micros, Open, Staging, State, legacy};
+use crate::ledger::declared;
 
 /// Version of the encoded state.
-const STATE_VERSION: u16 = 1;
-/// The same with staged changes at its end: written only while there are some.
-const STAGED_VERSION: u16 = 2;
+const STATE_VERSION: u16 = 4;
 /// Without the catalogue, which lies beside it.
-const APART_VERSION: u16 = 3;
+const APART_VERSION: u16 = 5;
+// 1, 2 and 3 are still read: the state, the same with staged changes at its end, and without the catalogue.
 const MAGIC: &[u8; 4] = b"WBST";
+// Writing into memory cannot fail, and every type here has a length.
+const PLAIN: &str = "a state is plain data that postcard can write";
 
 /// A state without its catalogue, as it is read.
 type Apart = (
@@ -20,6 +24,7 @@ type Apart = (
     Accounts,
     Map<(CallId, u8), u64>,
     Map<String, Map<String, u64>>,
+    Allotments,
     Option<Staging>,
 );
 
@@ -34,45 +39,58 @@ pub enum StateError {
     Damaged(String),
 }
 
+fn damaged(error: impl ToString) -> StateError {
+    StateError::Damaged(error.to_string())
+}
+
+/// Version and what follows it.
+fn opened(bytes: &[u8]) -> Result<(u16, &[u8]), StateError> {
+    let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
+    let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
+    Ok((u16::from_be_bytes(*version), rest))
+}
+
+/// One value and nothing behind it. Not borrowed, so that what is read here may be of an older type.
+fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
+    let (value, left) = postcard::take_from_bytes(bytes).map_err(damaged)?;
+    end(left).map(|()| value)
+}
+
+fn end(left: &[u8]) -> Result<(), StateError> {
+    if left.is_empty() { Ok(()) } else { Err(StateError::Damaged(format!("{} bytes left over", left.len()))) }
+}
+
 impl State {
     /// The state as bytes: a version envelope around postcard. Equal states give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(if self.staging.is_some() { STAGED_VERSION } else { STATE_VERSION }.to_be_bytes());
-        // Writing into memory cannot fail, and every type here has a length.
-        const PLAIN: &str = "a state is plain data that postcard can write";
-        let bytes = postcard::to_extend(self, bytes).expect(PLAIN);
-        match &self.staging {
-            Some(staging) => postcard::to_extend(staging, bytes).expect(PLAIN),
-            None => bytes,
-        }
+        bytes.extend(STATE_VERSION.to_be_bytes());
+        postcard::to_extend(self, bytes).expect(PLAIN)
     }
 
     /// The state without its catalogue, which is large, changes rarely, and is kept beside it. Equal states give equal bytes.
     pub fn encode_apart(&self) -> Vec<u8> {
-        let State { next_seq, last_ts, open, accounts, by_call, jobs, staging, .. } = self;
+        let State { next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging, .. } = self;
         let mut bytes = MAGIC.to_vec();
         bytes.extend(APART_VERSION.to_be_bytes());
-        let rest = (next_seq, last_ts, open, accounts, by_call, jobs, staging);
-        postcard::to_extend(&rest, bytes).expect("a state is plain data that postcard can write")
+        let rest = (next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging);
+        postcard::to_extend(&rest, bytes).expect(PLAIN)
     }
 
-    /// Reads what [`State::encode_apart`] wrote, with the catalogue that belongs to it.
-    pub fn decode_apart(bytes: &[u8], catalogue: Catalogue) -> Result<State, StateError> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
-        let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
-        match u16::from_be_bytes(*version) {
+    /// Reads what [`State::encode_apart`] wrote, with the catalogue that belongs to it as [`declared::encode`] wrote it.
+    pub fn decode_apart(bytes: &[u8], catalogue: &[u8]) -> Result<State, StateError> {
+        let (version, rest) = opened(bytes)?;
+        match version {
             APART_VERSION => {}
+            3 => return Ok(whole::<legacy::Apart>(rest)?.into_state(whole(catalogue)?).restored()),
             found => return Err(StateError::Version { found }),
         }
-        let damaged = |e: postcard::Error| StateError::Damaged(e.to_string());
         let (rest, left): (Apart, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        let (next_seq, last_ts, open, accounts, by_call, jobs, staging) = rest;
-        if !left.is_empty() {
-            return Err(StateError::Damaged(format!("{} bytes left over", left.len())));
-        }
-        let (catalogue, index) = (Arc::new(catalogue), BudgetIndex::default());
-        let state = State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, index, staging };
+        end(left)?;
+        let (next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging) = rest;
+        let catalogue = Arc::new(declared::decode(catalogue).map_err(damaged)?);
+        let index = BudgetIndex::default();
+        let state = State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, allotments, staging, index };
         Ok(state.restored())
     }
 
@@ -90,24 +108,20 @@ impl State {
         self
     }
 
-    /// Reads what [`State::encode`] wrote.
+    /// Reads what [`State::encode`] wrote, or an older version of this program.
     pub fn decode(bytes: &[u8]) -> Result<State, StateError> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::Foreign)?;
-        let (version, rest) = rest.split_first_chunk::<2>().ok_or(StateError::Foreign)?;
-        let staged = match u16::from_be_bytes(*version) {
-            STATE_VERSION => false,
-            STAGED_VERSION => true,
+        let (version, rest) = opened(bytes)?;
+        match version {
+            STATE_VERSION => {}
+            1 => return Ok(whole::<legacy::Whole>(rest)?.into_state(None).restored()),
+            2 => {
+                let (old, rest) = postcard::take_from_bytes::<legacy::Whole>(rest).map_err(damaged)?;
+                return Ok(old.into_state(Some(whole(rest)?)).restored());
+            }
             found => return Err(StateError::Version { found }),
-        };
-        let damaged = |e: postcard::Error| StateError::Damaged(e.to_string());
-        let (mut state, mut left): (State, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        if staged {
-            let (staging, rest) = postcard::take_from_bytes(left).map_err(damaged)?;
-            (state.staging, left) = (Some(staging), rest);
         }
-        if !left.is_empty() {
-            return Err(StateError::Damaged(format!("{} bytes left over", left.len())));
-        }
+        let (state, left): (State, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        end(left)?;
         Ok(state.restored())
     }
 }

@@ -135,7 +135,7 @@ impl Naive {
                 };
                 held.job = true;
             }
-            Body::Extend { holds } => self.extend(entry, holds)?,
+            Body::Extend { holds, .. } => self.extend(entry, holds)?,
             Body::Gap { reason, count, .. } if reason == "journal_unavailable" => self.gap += count,
             _ => {}
         }

@@ -19,16 +19,9 @@ fn media(memory: &Memory) -> Media {
 
 fn budget() -> Request {
     let budget = Budget {
-        id: "month".into(),
-        matches: Default::default(),
-        limit: Limit { metric: Metric::Usd, amount: 1_000_000_000 },
-        period: PeriodKind::Month,
-        anchor: None,
-        time_zone: "UTC".into(),
-        fiscal_year_start_month: 1,
         enforcement: Enforcement::Hard,
         alert_at_percent: vec![100],
-        notify: Vec::new(),
+        ..Budget::plain("month", Limit { metric: Metric::Usd, amount: 1_000_000_000 }, PeriodKind::Month)
     };
     let changes = vec![Change::Budget("month".into(), Some(budget))];
     Request::Declare { actor: "file".into(), changes, openings: Vec::new(), reason: None }

@@ -26,6 +26,7 @@ fn service() -> Change {
         tenant: None,
         purpose: None,
         caller_fields: Default::default(),
+        mandatory_fields: Default::default(),
         tenants: vec![],
         workflows: vec![],
         prompt_classes: vec![],
@@ -54,16 +55,10 @@ fn key_noted(n: usize, note: Option<String>) -> Change {
 
 fn budget(n: usize) -> Change {
     let budget = Budget {
-        id: format!("b-{n}"),
         matches: [(Dimension::Workflow, format!("w-{n}"))].into(),
-        limit: Limit { metric: Metric::Usd, amount: 1 << 60 },
-        period: PeriodKind::Month,
-        anchor: None,
-        time_zone: "UTC".into(),
-        fiscal_year_start_month: 1,
         enforcement: Enforcement::Hard,
         alert_at_percent: vec![80],
-        notify: vec![],
+        ..Budget::plain(format!("b-{n}"), Limit { metric: Metric::Usd, amount: 1 << 60 }, PeriodKind::Month)
     };
     Change::Budget(budget.id.clone(), Some(budget))
 }

@@ -14,16 +14,10 @@ fn at(text: &str) -> Micros {
 
 fn budget(id: &str, period: PeriodKind, time_zone: &str) -> Change {
     let budget = Budget {
-        id: id.into(),
         matches: [(Dimension::Service, "invoice-bot".to_owned())].into(),
-        limit: Limit { metric: Metric::Usd, amount: 1 << 60 },
-        period,
-        anchor: None,
         time_zone: time_zone.into(),
-        fiscal_year_start_month: 1,
         enforcement: Enforcement::Alert,
-        alert_at_percent: vec![],
-        notify: vec![],
+        ..Budget::plain(id, Limit { metric: Metric::Usd, amount: 1 << 60 }, period)
     };
     Change::Budget(id.into(), Some(budget))
 }

@@ -114,6 +114,7 @@ pub fn service(id: &str, fields: &[&'static str]) -> Service {
         tenant: None,
         purpose: None,
         caller_fields: fields.iter().map(|f| (*f).to_owned()).collect::<BTreeSet<_>>(),
+        mandatory_fields: BTreeSet::new(),
         tenants: vec![],
         workflows: vec![],
         prompt_classes: vec![],
