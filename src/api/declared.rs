@@ -176,6 +176,9 @@ async fn show(api: &Api, kind: Kind, id: &str) -> Result<Json<Value>, ApiError> 
         let short: String = id.chars().take(80).collect();
         let mut value = found.ok_or_else(|| ApiError::not_found(format!("{} `{short}`", kind.name())))?;
         complete(api, &catalogue, kind, &mut value)?;
+        if kind == Kind::Budget {
+            value["allocations"] = json!(control::allocations(&api.ledger, &id)?);
+        }
         Ok(Json(value))
     })
     .await
@@ -235,7 +238,7 @@ fn add_balance(value: &mut Value, budget: &Budget, balance: &Balance) {
 }
 
 /// As in the names of fields.
-pub(super) fn unit(metric: Metric) -> &'static str {
+fn unit(metric: Metric) -> &'static str {
     match metric {
         Metric::Usd => "usd",
         Metric::Tokens => "tokens",
@@ -244,7 +247,7 @@ pub(super) fn unit(metric: Metric) -> &'static str {
     }
 }
 
-pub(super) fn in_words(metric: Metric, amount: i128) -> String {
+fn in_words(metric: Metric, amount: i128) -> String {
     match metric {
         Metric::Usd => Money(amount).to_string(),
         _ => amount.to_string(),

@@ -3,6 +3,7 @@
 //! One table, `endpoints`, is the router and the OpenAPI document alike, so that neither can say what the other does not
 //! know. Handlers ask `report` one question or give `control` one command, and wrap the answer.
 
+mod allocations;
 mod auth;
 mod backup;
 mod calls;
@@ -213,6 +214,7 @@ fn endpoints() -> Vec<Endpoint> {
         }
     }
     all.extend(declared::endpoints());
+    all.extend(allocations::endpoints());
     all.extend(operators::endpoints());
     all
 }

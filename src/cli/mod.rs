@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod backup;
+pub mod budget;
 pub mod calls;
 pub mod client;
 pub mod config;
@@ -56,7 +57,7 @@ enum Noun {
     /// Virtual keys
     Key(key::Command),
     /// Limits, and what they have left
-    Budget(noun::Command),
+    Budget(budget::Command),
     /// What may be called
     Policy(noun::Command),
     /// Where calls go
@@ -157,7 +158,7 @@ pub fn run() -> ExitCode {
         Noun::Service(command) => command.run(&noun::SERVICES),
         Noun::Owner(command) => command.run(&noun::OWNERS),
         Noun::Key(command) => command.run(),
-        Noun::Budget(command) => command.run(&noun::BUDGETS),
+        Noun::Budget(command) => command.run(),
         Noun::Policy(command) => command.run(&noun::POLICIES),
         Noun::Provider(command) => command.run(&noun::PROVIDERS),
         Noun::Price(command) => command.run(),

@@ -10,7 +10,9 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::domain::catalogue::Notify;
 use crate::domain::key::{Secret, SecretKind};
-use crate::domain::{Budget, Environment, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service};
+use crate::domain::{
+    Budget, Dimension, Environment, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service,
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::convert::{Noun, instant};
@@ -198,7 +200,7 @@ impl Reader<'_> {
         declared.notify = first(self.nouns::<Notify>(table, "notify", |n| &n.id));
         declared.keys = self.keys(table, &zone, &declared.services);
         declared.prices = self.prices(table);
-        declared.budgets = self.budgets(table, &declared.notify);
+        declared.budgets = self.budgets(table, &declared.notify, &declared.services);
         declared.policies = self.policies(table);
         declared
     }
@@ -350,9 +352,17 @@ impl Reader<'_> {
         prices
     }
 
-    fn budgets(&mut self, table: &DeTable<'_>, notify: &[Notify]) -> Vec<Budget> {
-        let budgets = self.nouns::<Budget>(table, "budget", |b| &b.id);
-        for (budget, place) in &budgets {
+    fn budgets(&mut self, table: &DeTable<'_>, notify: &[Notify], services: &[Service]) -> Vec<Budget> {
+        let mut budgets = self.nouns::<Budget>(table, "budget", |b| &b.id);
+        for (budget, place) in &mut budgets {
+            // A service that is not in the file may be declared all the same: then the plan looks.
+            let find = |id: &str| services.iter().find(|s| s.id == id);
+            let service = budget.matches.get(&Dimension::Service);
+            if service.is_none_or(|id| find(id).is_some())
+                && let Some(what) = rules::soften(budget, find)
+            {
+                self.warning(place, "enforcement", what);
+            }
             for id in budget.notify.iter().filter(|id| !notify.iter().any(|n| n.id == **id)) {
                 self.problem(place, "notify", format!("`{id}` is not declared: add a [[notify]] with this id"));
             }

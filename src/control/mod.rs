@@ -5,6 +5,7 @@
 //! in the same words the file has. Secrets take no part in the journal: of a key it keeps the hash, a provider's credential
 //! and an owner's contact lie sealed in the store, where they can be erased.
 
+mod allocate;
 mod apply;
 mod command;
 mod difference;
@@ -19,6 +20,7 @@ use crate::domain::{Catalogue, Micros};
 use crate::pricing::PriceBook;
 use crate::store::StoreError;
 
+pub use allocate::{AllocationView, Grant, Raise, Reset, allocations, grant, raise, reset};
 pub use apply::{Applied, Contact, apply, apply_blocking, contact, provider_secret_id};
 pub use command::{Done, Kind, create, delete, list, patch, show};
 pub use difference::{Line, Sign};

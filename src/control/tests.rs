@@ -317,6 +317,7 @@ fn one_noun_at_a_time_follows_the_rules_of_the_file() {
 #[test]
 fn a_patch_changes_what_it_names_and_a_null_takes_away() {
     let ledger = ledger();
+    done(&ledger, Kind::Service, service("bot"));
     let budget =
         json!({ "id": "b", "period": "day", "limit_usd": "5", "match": { "service": "bot", "environment": "prod" } });
     assert_eq!(done(&ledger, Kind::Budget, budget).value.unwrap()["time_zone"], "UTC");
@@ -404,7 +405,9 @@ fn spend(ledger: &Ledger, call: u128, service: &str, usd: i64) {
 fn a_budget_made_in_the_middle_of_a_month_knows_what_was_spent_before() {
     let ledger = ledger();
     for id in ["bot", "etl"] {
-        done(&ledger, Kind::Service, service(id));
+        let mut service = service(id);
+        service["caller_fields"] = json!(["run"]);
+        done(&ledger, Kind::Service, service);
     }
     for (call, service, usd) in [(1, "bot", 3), (2, "etl", 5), (3, "bot", 4)] {
         spend(&ledger, call, service, usd);
@@ -463,4 +466,112 @@ fn a_large_apply_takes_effect_at_once_or_not_at_all_and_its_budgets_know_what_wa
         assert_eq!(balance.posted, if even { Money::usd(3).0 } else { 0 }, "{}", balance.budget);
     }
     run(ledger.close()).unwrap();
+}
+
+fn plan_of(ledger: &Ledger, text: &str) -> Result<Plan, ControlError> {
+    plan(&ledger.catalogue(), &declared(text), ledger.pepper(), now(), false)
+}
+
+fn refused(ledger: &Ledger, kind: Kind, body: Value) -> String {
+    run(create(ledger, &by(), kind, body)).err().expect("it is refused").to_string()
+}
+
+#[test]
+fn a_budget_that_can_match_nothing_is_refused_with_the_reason() {
+    let ledger = ledger();
+    done(&ledger, Kind::Service, service("bot"));
+    let mut etl = service("etl");
+    etl["business_unit"] = json!("sales");
+    done(&ledger, Kind::Service, etl);
+    let of = |matches: Value| json!({ "id": "b", "period": "day", "limit_usd": "5", "match": matches });
+    for (matches, why) in [
+        (json!({ "service": "bott" }), "service `bott` is not declared; did you mean `bot`?"),
+        (json!({ "owner": "team-y" }), "no service has the owner `team-y`; did you mean `team-x`?"),
+        (json!({ "service": "bot", "business_unit": "sales" }), "service `bot` has the business_unit `finance`"),
+        (json!({ "service": "bot", "workflow": "x" }), "may not say the workflow `x`"),
+        (json!({ "owner": "team-x", "tenant": "acme" }), "no service has all that it names together"),
+        (json!({ "provider": "openai" }), "provider `openai` is not declared"),
+        (json!({ "credential": "wbk_p00000000000" }), "key `wbk_p00000000000` is not declared"),
+        (json!({ "environment": "p*d*x" }), "is no environment"),
+        (json!({ "environment": "production" }), "is not an environment"),
+    ] {
+        let said = refused(&ledger, Kind::Budget, of(matches.clone()));
+        assert!(said.contains(why), "{matches}: {said}");
+    }
+    for matches in [json!({}), json!({ "service": "b*", "owner": "team-*" }), json!({ "prompt_class": "chat" })] {
+        let id = format!("b-{}", matches.as_object().unwrap().len());
+        let mut body = of(matches);
+        body["id"] = json!(id);
+        done(&ledger, Kind::Budget, body);
+    }
+}
+
+#[test]
+fn a_hard_budget_on_the_callers_words_needs_a_service_that_makes_them_mandatory() {
+    let ledger = ledger();
+    let mut bot = service("bot");
+    bot["caller_fields"] = json!(["run", "workflow"]);
+    done(&ledger, Kind::Service, bot);
+    let of = |id: &str, matches: Value| json!({ "id": id, "period": "day", "limit_usd": "5", "match": matches, "enforcement": "hard" });
+    let soft = done(&ledger, Kind::Budget, of("soft", json!({ "service": "bot", "run": "*" })));
+    assert_eq!(soft.value.unwrap()["enforcement"], "alert");
+    assert!(soft.warnings[0].contains("does not make mandatory"), "{:?}", soft.warnings);
+    run(patch(&ledger, &by(), Kind::Service, "bot", json!({ "mandatory_fields": ["run"] }))).unwrap();
+    let firm = done(&ledger, Kind::Budget, of("firm", json!({ "service": "bot", "run": "*" })));
+    assert_eq!(firm.value.unwrap()["enforcement"], "hard");
+    let both = done(&ledger, Kind::Budget, of("both", json!({ "service": "bot", "run": "*", "workflow": "x" })));
+    assert_eq!(both.value.unwrap()["enforcement"], "alert", "one of two is not enough");
+    let taken = run(patch(&ledger, &by(), Kind::Service, "bot", json!({ "mandatory_fields": [] })));
+    assert!(taken.err().unwrap().to_string().contains("hard budget `firm`"));
+    let unknown = run(patch(&ledger, &by(), Kind::Service, "bot", json!({ "mandatory_fields": ["run", "agent"] })));
+    assert!(unknown.err().unwrap().to_string().contains("cannot be mandatory before callers may say it"));
+}
+
+#[test]
+fn a_tree_of_budgets_has_no_circle_and_no_gap() {
+    let ledger = ledger();
+    let of = |id: &str, parent: Option<&str>| json!({ "id": id, "period": "day", "limit_usd": "5", "parent": parent });
+    done(&ledger, Kind::Budget, of("all", None));
+    done(&ledger, Kind::Budget, of("unit", Some("all")));
+    assert!(refused(&ledger, Kind::Budget, of("x", Some("none"))).contains("the parent `none`, which is not declared"));
+    assert!(refused(&ledger, Kind::Budget, of("x", Some("x"))).contains("its own parent"));
+    let circle = run(patch(&ledger, &by(), Kind::Budget, "all", json!({ "parent": "unit" })));
+    assert!(circle.err().unwrap().to_string().contains("above itself"));
+    // A file may have them in any order.
+    let text = "[[budget]]\nid = \"leaf\"\nparent = \"branch\"\nlimit_calls = 1\nperiod = \"day\"\n\
+                [[budget]]\nid = \"branch\"\nlimit_calls = 1\nperiod = \"day\"\n";
+    let plan = plan_of(&ledger, text).unwrap();
+    let ids: Vec<String> = plan.changes.iter().map(|c| c.subject().1).collect();
+    assert_eq!(ids, ["branch", "leaf"]);
+}
+
+#[test]
+fn a_raise_is_listed_with_its_author_and_reason_and_survives_an_apply() {
+    let ledger = ledger();
+    let text = "[[budget]]\nid = \"all\"\nlimit_usd = \"5\"\nperiod = \"day\"\nenforcement = \"hard\"\n";
+    apply_blocking(&ledger, &by(), plan_of(&ledger, text).unwrap()).unwrap();
+    let raise = |amount: &str, reason: &str| Raise {
+        by_usd: Some(amount.into()),
+        until: "2099-12-31".into(),
+        reason: reason.into(),
+        ..Raise::default()
+    };
+    run(super::raise(&ledger, &by(), "all", raise("2.50", "year end"))).unwrap();
+    assert!(plan_of(&ledger, text).unwrap().is_empty(), "the file says nothing of it");
+    assert_eq!(ledger.standing("all", now()).unwrap().allowance.total(), Money(7_500_000_000_000_000).0);
+    let listed = allocations(&ledger, "all").unwrap();
+    let raised = &listed[0];
+    assert_eq!((raised.kind, raised.amount.as_deref()), ("raise", Some("2.5")));
+    assert_eq!((raised.actor.as_str(), raised.reason.as_deref()), (by().actor.as_str(), Some("year end")));
+    assert!(raised.in_force);
+    for (raise, why) in [
+        (raise("1", " "), "say why"),
+        (raise("x", "y"), "not an amount"),
+        (Raise { by_calls: Some(1), by_usd: None, ..raise("1", "y") }, "exactly one `by_usd`"),
+        (Raise { until: "2001-01-01".into(), ..raise("1", "y") }, "has passed"),
+    ] {
+        assert!(run(super::raise(&ledger, &by(), "all", raise)).unwrap_err().to_string().contains(why), "{why}");
+    }
+    let gone = run(super::reset(&ledger, &by(), "none", Reset { reason: "r".into() })).unwrap_err();
+    assert!(matches!(gone, ControlError::NotFound { .. }));
 }

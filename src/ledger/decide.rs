@@ -268,6 +268,8 @@ fn interrupt(state: &State, which: impl Fn(&Open) -> bool, first: Option<NewEntr
 mod allocate;
 mod extend;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;

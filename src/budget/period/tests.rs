@@ -1,7 +1,5 @@
 //! Periods in zones with and without changes of clocks, against bounds worked out by hand.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;

@@ -110,6 +110,10 @@ fn catalogue(change: Change) -> Body {
     Body::Catalogue { actor: "operator:ada".into(), change: Box::new(change) }
 }
 
+fn allocate(allocation: Allocation) -> Body {
+    Body::Allocate { actor: "operator:ada".into(), budget: "month".into(), allocation }
+}
+
 /// One body of every kind this version writes, and of every noun; also what is least: nothing optional.
 fn samples() -> Vec<(&'static str, Body)> {
     let owner = Owner { id: "payments".into(), kind: OwnerKind::Team, name: None, email: None };
@@ -211,7 +215,28 @@ fn samples() -> Vec<(&'static str, Body)> {
         ("what was staged is dropped", apply(ApplyStep::Dropped, vec![])),
         ("extend", {
             let hold = BudgetHold { budget: "month".into(), period: "2026-11@UTC".into(), amount: 9 };
-            Body::Extend { holds: vec![hold] }
+            Body::Extend { holds: vec![hold], cost: Money::ZERO, tokens: 0 }
+        }),
+        ("extend ahead of a stream", {
+            let hold = BudgetHold { budget: "month".into(), period: "2026-11@UTC".into(), amount: 9 };
+            Body::Extend { holds: vec![hold], cost: Money(9), tokens: 512 }
+        }),
+        ("budget with all it can say", {
+            let mut budget = declared_budget();
+            budget.parent = Some("all".into());
+            (budget.reservation, budget.rollover) = (Reservation::Expected, Rollover::Overage);
+            budget.on_midstream_exceed = Some(MidstreamExceed::Cut);
+            (budget.grace_pct, budget.forecast_alert) = (Some(10), true);
+            let (actor, id, budget) = ("file".into(), "month".into(), Some(Box::new(budget)));
+            Body::Budget { actor, id, budget, opening: vec![] }
+        }),
+        ("raise", {
+            let until = Some(testing::NOON);
+            allocate(Allocation { kind: AllocationKind::Raise, amount: 7, period: None, until })
+        }),
+        ("reset", {
+            let period = Some("2026-11@UTC".into());
+            allocate(Allocation { kind: AllocationKind::Reset, amount: 7, period, until: None })
         }),
     ]
 }
