@@ -89,16 +89,8 @@ pub async fn declare(ledger: &Ledger, changes: Vec<Change>) {
 /// A hard budget over everything.
 pub fn hard_budget(id: &str, limit: &str) -> Change {
     let budget = Budget {
-        id: id.into(),
-        matches: Default::default(),
-        limit: Limit { metric: Metric::Usd, amount: limit.parse::<Money>().unwrap().0 },
-        period: PeriodKind::Month,
-        anchor: None,
-        time_zone: "UTC".into(),
-        fiscal_year_start_month: 1,
         enforcement: Enforcement::Hard,
-        alert_at_percent: vec![],
-        notify: vec![],
+        ..Budget::plain(id, Limit { metric: Metric::Usd, amount: limit.parse::<Money>().unwrap().0 }, PeriodKind::Month)
     };
     Change::Budget(id.into(), Some(budget))
 }
