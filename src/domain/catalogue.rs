@@ -12,6 +12,7 @@ use super::budget::Budget;
 use super::filter::{Dimension, glob};
 use super::identity::{Environment, ServiceKind};
 use super::time::Micros;
+use super::trust::Issuer;
 use super::usage::Component;
 
 /// The organisation itself.
@@ -180,6 +181,7 @@ pub enum Change {
     Policy(String, Option<Policy>),
     Notify(String, Option<Notify>),
     Budget(String, Option<Budget>),
+    Issuer(String, Option<Issuer>),
     /// All overrides of one (price list, model) together.
     Price {
         provider: String,
@@ -200,6 +202,7 @@ impl Change {
             Change::Policy(id, _) => ("policy", id.clone()),
             Change::Notify(id, _) => ("notify", id.clone()),
             Change::Budget(id, _) => ("budget", id.clone()),
+            Change::Issuer(id, _) => ("issuer", id.clone()),
             Change::Price { provider, model, .. } => ("price", format!("{provider}/{model}")),
         }
     }
@@ -225,6 +228,8 @@ pub struct Catalogue {
     pub budgets: Map<String, Arc<Budget>>,
     /// (price list, model) → overrides.
     pub prices: Map<(String, String), Arc<Vec<PriceOverride>>>,
+    /// Issuers of workload tokens.
+    pub issuers: Map<String, Arc<Issuer>>,
     /// Derived: how many keys a service has.
     #[serde(skip)]
     keys_of: Map<String, u32>,
@@ -254,6 +259,7 @@ impl Catalogue {
             Change::Policy(id, v) => put(&mut self.policies, id, v),
             Change::Notify(id, v) => put(&mut self.notify, id, v),
             Change::Budget(id, v) => put(&mut self.budgets, id, v),
+            Change::Issuer(id, v) => put(&mut self.issuers, id, v),
             Change::Price { provider, model, prices } => {
                 self.price_book += 1;
                 if prices.is_empty() {
@@ -295,6 +301,16 @@ impl Catalogue {
         self.keys_of = Map::new();
         for key in self.keys.values() {
             *self.keys_of.entry(key.service.clone()).or_insert(0) += 1;
+        }
+    }
+
+    /// Whether a credential on record still stands for the service it stood for.
+    pub fn stands_for(&self, credential: &str, service: &str) -> bool {
+        match super::trust::recorded(credential) {
+            Some((issuer, rule)) => {
+                self.issuers.get(issuer).and_then(|i| i.rule(rule)).is_some_and(|rule| rule.service == service)
+            }
+            None => self.keys.get(credential).is_some_and(|k| k.status == KeyStatus::Active && k.service == service),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod key;
 pub mod money;
 pub mod refusal;
 pub mod time;
+pub mod trust;
 pub mod usage;
 pub mod view;
 

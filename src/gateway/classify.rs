@@ -200,7 +200,7 @@ fn note(ticket: &mut Ticket, snapshot: &Snapshot, caller: &Caller, facts: &CallF
         && who.prompt_class.is_none()
         && let Some(class) = attribute::default_class(facts.endpoint)
     {
-        let shared = caller.silent.then(|| snapshot.silent(&caller.key, &caller.service, Some(class))).flatten();
+        let shared = caller.silent.then(|| snapshot.silent(&caller.credential, &caller.service, Some(class))).flatten();
         match shared {
             Some(shared) => *who = shared,
             None => Arc::make_mut(who).prompt_class = Some(class.to_owned()),
@@ -237,7 +237,7 @@ fn judge(
     facts: &CallFacts,
 ) -> Result<policy::Verdict, Refusal> {
     let of = |d| value(who, &provider.id, facts.model.as_deref(), d);
-    let verdict = policy::judge(&snapshot.policies, of, facts.model.as_deref(), caller.key.allow_models.as_deref());
+    let verdict = policy::judge(&snapshot.policies, of, facts.model.as_deref(), caller.credential.allow_models());
     match &verdict.denied {
         None => Ok(verdict),
         Some(denied) => Err(Refusal {

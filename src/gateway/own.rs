@@ -147,7 +147,7 @@ pub(super) fn listing(snapshot: &Snapshot, caller: &Caller, ticket: &Ticket, ask
         return None;
     }
     let may = |provider: &str, model: &str| {
-        let key = caller.key.allow_models.as_ref().is_none_or(|list| list.iter().any(|m| glob(m, model)));
+        let key = caller.credential.allow_models().is_none_or(|list| list.iter().any(|m| glob(m, model)));
         let of = |d| match d {
             Dimension::Provider => Some(provider),
             Dimension::Model => Some(model),

@@ -9,7 +9,6 @@ use super::request::{AdmitRequest, Admitted, Denied, Reply};
 use super::state::State;
 use crate::budget::{Bound, Window, percent_used, words};
 use crate::domain::call::BudgetHold;
-use crate::domain::catalogue::KeyStatus;
 use crate::domain::{Budget, Code, Enforcement, Metric, Micros, Money, Reservation};
 use crate::policy;
 
@@ -132,9 +131,8 @@ fn gone<'a>(state: &State, at: Micros, admit: &Admit) -> Option<Refused<'a>> {
     if catalogue.revision == admit.catalogue_revision {
         return None;
     }
-    let key_holds = key.is_some_and(|k| k.status == KeyStatus::Active && k.service == who.service);
-    if !key_holds || !catalogue.services.contains_key(&who.service) {
-        let message = format!("Weighbridge: key {} is not valid (any more).", who.credential);
+    if !catalogue.stands_for(&who.credential, &who.service) || !catalogue.services.contains_key(&who.service) {
+        let message = format!("Weighbridge: the credential {} is not valid (any more).", who.credential);
         return Some(Refused::new(Code::KeyInvalid, message));
     }
     if !catalogue.providers.contains_key(&admit.provider) {

@@ -16,3 +16,5 @@ mod live;
 mod refusals;
 /// Connections: HTTP/2, TLS, shut-down.
 mod transport;
+/// Workload tokens: who is believed, and what stands on record.
+mod workloads;
