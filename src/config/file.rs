@@ -8,7 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::domain::catalogue::{OnClientAbort, OwnerKind};
 use crate::domain::trust::Profile;
-use crate::domain::{Dimension, Enforcement, Environment, MidstreamExceed, PeriodKind, Reservation, Rollover, ServiceKind};
+use crate::domain::{
+    Dimension, Enforcement, Environment, MidstreamExceed, PeriodKind, Reservation, Rollover, ServiceKind,
+};
 
 use super::near::nearest;
 use super::secret::SecretSource;
