@@ -73,6 +73,8 @@ fn admit(revision: u64) -> Request {
         unbounded: false,
         retry_of: None,
         lease_until: AT.plus_seconds(600),
+        model_sent: None,
+        rules: Vec::new(),
     };
     Request::Admit(Box::new(AdmitRequest {
         admit,
@@ -86,6 +88,7 @@ fn admit(revision: u64) -> Request {
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,
+        policy: Default::default(),
     }))
 }
 
@@ -186,6 +189,7 @@ fn provider() -> Provider {
         idle_timeout_s: 300,
         on_client_abort: Default::default(),
         position: 0,
+        region: None,
     }
 }
 

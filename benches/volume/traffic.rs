@@ -128,6 +128,7 @@ fn provider(id: &str, dialect: &str) -> Provider {
         idle_timeout_s: 300,
         on_client_abort: Default::default(),
         position: 0,
+        region: None,
     }
 }
 
@@ -325,6 +326,8 @@ impl Traffic {
             unbounded: false,
             retry_of: None,
             lease_until: self.now.plus_seconds(900),
+            model_sent: None,
+            rules: Vec::new(),
         };
         Request::Admit(Box::new(AdmitRequest {
             admit,
@@ -338,6 +341,7 @@ impl Traffic {
             max_cost: None,
             allow_unpriced: true,
             allow_unmetered: false,
+            policy: Default::default(),
         }))
     }
 
@@ -366,6 +370,7 @@ impl Traffic {
             catalogue_revision: 1,
             retry_of: None,
             count: 1,
+            rules: Vec::new(),
         }
     }
 

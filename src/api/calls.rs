@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
+use crate::domain::policy::RuleSeen;
 use crate::domain::{CallId, CallView, Micros, PostingsView};
 use crate::report::{self, Ask, Format};
 
@@ -34,6 +35,10 @@ struct ReceiptView {
     #[serde(flatten)]
     call: CallView,
     postings: PostingsView,
+    /// Rules of policies that were looked at, in order, with what each found.
+    rules: Vec<RuleSeen>,
+    /// The model that was asked of the provider, where a policy put it in place of the caller's.
+    model_sent: Option<String>,
     proof: ProofView,
 }
 
@@ -94,6 +99,8 @@ pub async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Resp
         let view = ReceiptView {
             call: CallView::from(&receipt.call),
             postings: PostingsView::from(&receipt.call),
+            rules: receipt.rules.clone(),
+            model_sent: receipt.model_sent.clone(),
             proof: ProofView::from(&receipt),
         };
         Ok(Json(view).into_response())

@@ -33,7 +33,7 @@ struct Paths {
     body: SchemaOf,
 }
 
-const PATHS: [Paths; 9] = [
+const PATHS: [Paths; 8] = [
     paths(Kind::Service, "/services", "/services/{id}", |g| g.subschema_for::<file::Service>()),
     paths(Kind::Owner, "/owners", "/owners/{id}", |g| g.subschema_for::<file::Owner>()),
     Paths {
@@ -49,7 +49,6 @@ const PATHS: [Paths; 9] = [
     // The id of a price is `list/model`, or `list/model/component`: models have slashes.
     paths(Kind::Price, "/prices", "/prices/{*id}", |g| g.subschema_for::<file::Price>()),
     paths(Kind::Notify, "/notify", "/notify/{id}", |g| g.subschema_for::<file::Notify>()),
-    paths(Kind::Issuer, "/issuers", "/issuers/{id}", |g| g.subschema_for::<file::Issuer>()),
 ];
 
 const fn paths(kind: Kind, list: &'static str, one: &'static str, shape: SchemaOf) -> Paths {

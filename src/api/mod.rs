@@ -15,6 +15,7 @@ mod health;
 mod metrics;
 mod openapi;
 mod operators;
+mod policies;
 mod prices;
 mod running;
 mod spend;
@@ -170,6 +171,21 @@ fn endpoints() -> Vec<Endpoint> {
             get(calls::show),
         ),
         endpoint("GET", "/spend", "Spend by any dimension, in steps of time", spend::schema, get(spend::show)),
+        endpoint(
+            "POST",
+            "/policies/simulate",
+            "Decision and rules for a call that nobody has made",
+            policies::answer_schema,
+            post(policies::simulate),
+        ),
+        endpoint(
+            "POST",
+            "/policies/replay",
+            "Past calls before proposed policies and budgets: what would have been decided otherwise",
+            policies::replay_schema,
+            post(policies::replay),
+        ),
+        endpoint("GET", "/policies/export", "All policies as TOML", any, get(policies::export)),
         endpoint("POST", "/prices/quote", "What a usage costs", prices::quote_schema, post(prices::quote)),
         endpoint(
             "GET",
@@ -210,6 +226,8 @@ fn endpoints() -> Vec<Endpoint> {
             "/spend" => found.query = Query::Spend,
             "/ledger/rotate-key" => found.body = Some(evidence::reason_schema),
             "/prices/quote" => found.body = Some(prices::question_schema),
+            "/policies/simulate" => found.body = Some(policies::question_schema),
+            "/policies/replay" => found.body = Some(policies::replay_question_schema),
             _ => {}
         }
     }

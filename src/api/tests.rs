@@ -67,6 +67,7 @@ async fn call(ledger: &Ledger, n: u128, service: &str, cost: Option<Money>) {
         max_cost: None,
         allow_unpriced: true,
         allow_unmetered: true,
+        policy: Default::default(),
     };
     let reply = ledger.submit(Request::Admit(Box::new(request))).await.unwrap();
     assert!(matches!(reply, Reply::Admitted(_)), "{reply:?}");

@@ -16,6 +16,7 @@ pub mod key;
 pub mod ledger;
 pub mod noun;
 pub mod operator;
+mod policy;
 pub mod price;
 pub mod report;
 pub mod serve;
@@ -59,15 +60,13 @@ enum Noun {
     /// Limits, and what they have left
     Budget(budget::Command),
     /// What may be called
-    Policy(noun::Command),
+    Policy(policy::Command),
     /// Where calls go
     Provider(noun::Command),
     /// Prices over the shipped book, and what a usage costs
     Price(price::Command),
     /// Where alerts go
     Notify(noun::Command),
-    /// Whose workload tokens are believed
-    Issuer(noun::Command),
     /// Who may sign in, and their tokens
     Operator(operator::Command),
     /// The journal as evidence
@@ -161,11 +160,10 @@ pub fn run() -> ExitCode {
         Noun::Owner(command) => command.run(&noun::OWNERS),
         Noun::Key(command) => command.run(),
         Noun::Budget(command) => command.run(),
-        Noun::Policy(command) => command.run(&noun::POLICIES),
+        Noun::Policy(command) => command.run(),
         Noun::Provider(command) => command.run(&noun::PROVIDERS),
         Noun::Price(command) => command.run(),
         Noun::Notify(command) => command.run(&noun::NOTIFY),
-        Noun::Issuer(command) => command.run(&noun::ISSUERS),
         Noun::Operator(command) => command.run(),
         Noun::Ledger(command) => command.run(),
         Noun::Backup(command) => command.run(),

@@ -1,4 +1,4 @@
-//! What `service`, `owner`, `key`, `budget`, `policy`, `provider`, `price`, `notify`, `issuer` and `operator` have in common: list,
+//! What `service`, `owner`, `key`, `budget`, `policy`, `provider`, `price`, `notify` and `operator` have in common: list,
 //! show, create, update and delete, in the words of the configuration file.
 
 use clap::{Args, Subcommand};
@@ -25,12 +25,10 @@ pub const BUDGETS: Noun = Noun {
     path: "/budgets",
     columns: &["id", "match", "period", "enforcement", "limit_usd", "spent_usd", "held_usd", "remaining_usd"],
 };
-pub const POLICIES: Noun = Noun { path: "/policies", columns: &["id", "match", "allow_models", "deny_models"] };
+pub const POLICIES: Noun = Noun { path: "/policies", columns: &["id", "mode", "match", "allow_models", "deny_models"] };
 pub const PROVIDERS: Noun = Noun { path: "/providers", columns: &["id", "dialect", "base_url", "price_as", "models"] };
 pub const OPERATORS: Noun =
     Noun { path: "/operators", columns: &["id", "name", "role", "created_at", "disabled", "password"] };
-pub const ISSUERS: Noun =
-    Noun { path: "/issuers", columns: &["id", "iss", "profile", "audience", "jwks_url", "jwks_file"] };
 pub const NOTIFY: Noun = Noun { path: "/notify", columns: &["id", "webhook"] };
 
 #[derive(Debug, Args)]

@@ -1,10 +1,11 @@
 //! The nouns as people write them → the nouns as they are kept, and back. Shared by the file, the API and the pages, so
 //! that each rule is applied in one place.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::domain::catalogue::Notify;
-use crate::domain::trust::{Issuer, KeySource, TrustRule};
 use crate::domain::{
     Budget, Component, Dimension, Enforcement, Environment, Limit, Metric, Micros, Money, Organisation, Owner, Policy,
     PriceOverride, Provider, Reservation, Service,
@@ -166,6 +167,7 @@ impl Noun for Provider {
             idle_timeout_s: w.idle_timeout_s.unwrap_or(300),
             on_client_abort: w.on_client_abort,
             position: 0,
+            region: w.region.filter(|region| !region.is_empty()),
         };
         let problems = rules::provider(&value);
         Ok(Read::new(value, problems))
@@ -182,6 +184,7 @@ impl Noun for Provider {
             price_as: Some(self.price_as.clone()),
             idle_timeout_s: Some(self.idle_timeout_s),
             on_client_abort: self.on_client_abort,
+            region: self.region.clone(),
         }
     }
 }
@@ -360,6 +363,7 @@ impl Noun for Policy {
     type Written = file::Policy;
 
     fn read(w: file::Policy) -> Result<Read<Policy>, Vec<Problem>> {
+        let mut problems = Vec::new();
         let value = Policy {
             id: w.id,
             matches: w.matches,
@@ -369,85 +373,101 @@ impl Noun for Policy {
             allow_unpriced: w.allow_unpriced,
             allow_unbounded: w.allow_unbounded,
             position: 0,
+            mode: w.mode,
+            allow_endpoints: w.allow_endpoints,
+            deny_endpoints: w.deny_endpoints,
+            allow_tools: w.allow_tools,
+            deny_tools: w.deny_tools,
+            allow_providers: w.allow_providers,
+            deny_providers: w.deny_providers,
+            allow_regions: w.allow_regions,
+            allow_networks: w.allow_networks.map(|list| networks("allow_networks", &list, &mut problems)),
+            deny_networks: networks("deny_networks", &w.deny_networks, &mut problems),
+            require_headers: w.require_headers.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            require_owner: w.require_owner,
+            require_fields: w.require_fields,
+            hours: parsed("hours", &w.hours, &mut problems),
+            max_output_tokens: w.max_output_tokens,
+            max_input_tokens: w.max_input_tokens,
+            max_calls_per_minute: w.max_calls_per_minute,
+            max_tokens_per_minute: w.max_tokens_per_minute,
+            max_concurrent: w.max_concurrent,
+            per: w.per,
+            queue_ms: w.queue_ms.filter(|ms| *ms > 0),
+            downgrade: w.downgrade,
+            unpriced_policy: w.unpriced_policy,
         };
-        let problems = rules::policy(&value);
+        problems.extend(rules::policy(&value));
         Ok(Read::new(value, problems))
     }
 
     fn written(&self) -> file::Policy {
+        let p = self.clone();
         file::Policy {
-            id: self.id.clone(),
-            matches: self.matches.clone(),
-            allow_models: self.allow_models.clone(),
-            deny_models: self.deny_models.clone(),
-            allow_unmetered: self.allow_unmetered,
-            allow_unpriced: self.allow_unpriced,
-            allow_unbounded: self.allow_unbounded,
+            id: p.id,
+            matches: p.matches,
+            mode: p.mode,
+            allow_models: p.allow_models,
+            deny_models: p.deny_models,
+            allow_endpoints: p.allow_endpoints,
+            deny_endpoints: p.deny_endpoints,
+            allow_tools: p.allow_tools,
+            deny_tools: p.deny_tools,
+            allow_providers: p.allow_providers,
+            deny_providers: p.deny_providers,
+            allow_regions: p.allow_regions,
+            allow_networks: p.allow_networks.map(|list| texts(&list)),
+            deny_networks: texts(&p.deny_networks),
+            require_headers: p.require_headers,
+            require_owner: p.require_owner,
+            require_fields: p.require_fields,
+            hours: texts(&p.hours),
+            max_output_tokens: p.max_output_tokens,
+            max_input_tokens: p.max_input_tokens,
+            max_calls_per_minute: p.max_calls_per_minute,
+            max_tokens_per_minute: p.max_tokens_per_minute,
+            max_concurrent: p.max_concurrent,
+            per: p.per,
+            queue_ms: p.queue_ms,
+            downgrade: p.downgrade,
+            unpriced_policy: p.unpriced_policy,
+            allow_unmetered: p.allow_unmetered,
+            allow_unpriced: p.allow_unpriced,
+            allow_unbounded: p.allow_unbounded,
         }
     }
 }
 
-impl Noun for Issuer {
-    type Written = file::Issuer;
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
 
-    fn read(w: file::Issuer) -> Result<Read<Issuer>, Vec<Problem>> {
-        let texts = |values: &file::OneOrMore| match values {
-            file::OneOrMore::One(one) => vec![one.clone()],
-            file::OneOrMore::More(more) => more.clone(),
-        };
-        let rule = |w: file::TrustRule| {
-            let claims = w.claims.iter().map(|(name, values)| (name.clone(), texts(values))).collect();
-            TrustRule { id: w.id, claims, service: w.service, agent: w.agent, environment: w.environment }
-        };
-        let keys =
-            KeySource { url: w.jwks_url, file: w.jwks_file, inline: w.jwks, ca: w.ca_file, internal: w.internal };
-        let value = Issuer {
-            id: w.id,
-            iss: w.iss,
-            keys,
-            refresh_s: w.refresh_s.unwrap_or(Issuer::DEFAULT_REFRESH_S),
-            algorithms: w.algorithms.unwrap_or_else(|| Issuer::DEFAULT_ALGORITHMS.map(str::to_owned).into()),
-            audience: w.audience.unwrap_or_else(|| "weighbridge".to_owned()),
-            max_lifetime_s: w.max_lifetime_s.unwrap_or(Issuer::DEFAULT_LIFETIME_S),
-            types: w.types,
-            profile: w.profile,
-            shared: w.shared,
-            rules: w.rule.into_iter().map(rule).map(Arc::new).collect(),
-        };
-        let problems = rules::issuer(&value);
-        Ok(Read::new(value, problems))
-    }
-
-    fn written(&self) -> file::Issuer {
-        let texts = |values: &Vec<String>| match values.as_slice() {
-            [one] => file::OneOrMore::One(one.clone()),
-            more => file::OneOrMore::More(more.to_vec()),
-        };
-        let rule = |rule: &Arc<TrustRule>| file::TrustRule {
-            id: rule.id.clone(),
-            claims: rule.claims.iter().map(|(name, values)| (name.clone(), texts(values))).collect(),
-            service: rule.service.clone(),
-            agent: rule.agent.clone(),
-            environment: rule.environment,
-        };
-        file::Issuer {
-            id: self.id.clone(),
-            iss: self.iss.clone(),
-            jwks_url: self.keys.url.clone(),
-            jwks_file: self.keys.file.clone(),
-            jwks: self.keys.inline.clone(),
-            ca_file: self.keys.ca.clone(),
-            internal: self.keys.internal,
-            refresh_s: Some(self.refresh_s),
-            algorithms: Some(self.algorithms.clone()),
-            audience: Some(self.audience.clone()),
-            max_lifetime_s: Some(self.max_lifetime_s),
-            types: self.types.clone(),
-            profile: self.profile,
-            shared: self.shared,
-            rule: self.rules.iter().map(rule).collect(),
+fn parsed<T: std::str::FromStr<Err = String>>(
+    field: &'static str,
+    list: &[String],
+    problems: &mut Vec<Problem>,
+) -> Vec<T> {
+    let mut values = Vec::new();
+    for text in list {
+        match text.parse() {
+            Ok(value) => values.push(value),
+            Err(what) => problems.push((field, what)),
         }
     }
+    values
+}
+
+/// Networks without what stands behind their prefix; a single address is a network of one.
+fn networks(field: &'static str, list: &[String], problems: &mut Vec<Problem>) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in list {
+        let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match network {
+            Some(network) => networks.push(network.trunc()),
+            None => problems.push((field, format!("`{text}` is not a network: write 10.0.0.0/8 or an address"))),
+        }
+    }
+    networks
 }
 
 /// An instant, or the start of a day (`days` after it) in a zone.

@@ -7,10 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::domain::catalogue::{OnClientAbort, OwnerKind};
-use crate::domain::trust::Profile;
-use crate::domain::{
-    Dimension, Enforcement, Environment, MidstreamExceed, PeriodKind, Reservation, Rollover, ServiceKind,
-};
+use crate::domain::policy::{Downgrade, Mode, Per, Unpriced};
+use crate::domain::{Dimension, Enforcement, MidstreamExceed, PeriodKind, Reservation, Rollover, ServiceKind};
 
 use super::near::nearest;
 use super::secret::SecretSource;
@@ -38,8 +36,6 @@ pub(super) struct File {
     pub policy: Vec<Policy>,
     #[schemars(default)]
     pub notify: Vec<Notify>,
-    #[schemars(default)]
-    pub issuer: Vec<Issuer>,
 }
 
 /// Read at start
@@ -123,6 +119,9 @@ pub struct Provider {
     /// What becomes of the upstream when the caller hangs up
     #[serde(default)]
     pub on_client_abort: OnClientAbort,
+    /// Where it computes, such as eu: what policies with allow_regions ask about
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
 }
 
 /// A person or team that answers for services
@@ -282,21 +281,90 @@ pub struct Policy {
     #[serde(rename = "match", default, deserialize_with = "read_dimensions")]
     #[schemars(schema_with = "dimensions")]
     pub matches: BTreeMap<Dimension, String>,
-    /// Only these models (globs)
+    /// observe: the record says what the rules would have done; warn: the caller is told; enforce (default)
+    #[serde(default)]
+    pub mode: Mode,
+    /// Only these models: globs, or class:free, class:low (up to 2 USD per million output tokens), class:mid (10),
+    /// class:high (30), class:top, class:unpriced
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_models: Option<Vec<String>>,
-    /// Not these models (globs)
-    #[serde(default)]
+    /// Not these models
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_models: Vec<String>,
-    /// Vendor paths that are not metered may pass although a hard budget covers the caller
+    /// Only these endpoints, as calls record them: chat.completions, responses, messages, embeddings, … (globs)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_endpoints: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_endpoints: Vec<String>,
+    /// Only these tools may be offered, by name; tools that the provider runs by type, such as web_search* (globs)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_tools: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_tools: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_providers: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_providers: Vec<String>,
+    /// Only where requests ask for one of these regions, or their provider's region is one of them (globs)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_regions: Option<Vec<String>>,
+    /// Only from these networks: 10.0.0.0/8
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_networks: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny_networks: Vec<String>,
+    /// Headers every request must bring
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub require_headers: BTreeSet<String>,
+    /// No call without an owner who is declared with a name or an e-mail address
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub require_owner: bool,
+    /// No call whose cost_centre, tenant, workflow, … is unassigned
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub require_fields: BTreeSet<String>,
+    /// When calls may be made, in the organisation's time zone: "mon-fri 08:00-18:00"; empty = always
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hours: Vec<String>,
+    /// Written into requests that ask for more output, or for no limit
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
+    /// Longest input, as estimated from its bytes
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_input_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_calls_per_minute: Option<u32>,
+    /// Input and output together
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens_per_minute: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u32>,
+    /// What the rates count together: the calls of a key (default), of a service, or all that the policy covers
     #[serde(default)]
+    pub per: Per,
+    /// Milliseconds a call over a rate waits for its turn before it is refused, at most 30000. Default 0
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_ms: Option<u32>,
+    /// { below_percent = 10, to = "MODEL" }: another model of the same provider, while less than that is left of a money
+    /// budget that covers the call
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downgrade: Option<Downgrade>,
+    /// Models without a price: deny, family_max (the dearest price of the family), allow (the cost stays unknown).
+    /// Default: family_max in prod, deny elsewhere
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unpriced_policy: Option<Unpriced>,
+    /// Vendor paths that are not metered may pass although a hard budget covers the caller
+    #[serde(default, skip_serializing_if = "is_false")]
     pub allow_unmetered: bool,
     /// Models without a price may be called although a hard budget covers the caller
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub allow_unpriced: bool,
     /// A call whose input cannot be seen may pass under a hard budget without holding the whole context window
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub allow_unbounded: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Where alerts go
@@ -307,77 +375,6 @@ pub struct Notify {
     pub webhook: String,
 }
 
-/// Whose workload tokens (JWT) are believed
-#[derive(Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Issuer {
-    pub id: String,
-    /// The exact `iss` of its tokens
-    pub iss: String,
-    /// Where its public keys (JWKS) are fetched; one of jwks_url, jwks_file and jwks
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwks_url: Option<String>,
-    /// A file with its public keys
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwks_file: Option<String>,
-    /// Its public keys themselves
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub jwks: Option<String>,
-    /// A PEM file: only a server with a certificate of it is asked for keys. Default: the public roots
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<String>,
-    /// jwks_url may be at a loopback or private address
-    #[serde(default)]
-    pub internal: bool,
-    /// Seconds between two reads of the keys. Default 600
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub refresh_s: Option<u32>,
-    /// Default RS256, ES256, ES384, PS256, EdDSA
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub algorithms: Option<Vec<String>>,
-    /// The one audience of its tokens. Default weighbridge
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub audience: Option<String>,
-    /// Longest life of a token, at most 86400. Default 3600
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_lifetime_s: Option<u32>,
-    /// Values of the header `typ`. Default: the profile's
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub types: Vec<String>,
-    /// What kind of tokens it makes
-    #[serde(default)]
-    pub profile: Profile,
-    /// Strangers get tokens of it too: rules must name an owner that cannot be renamed
-    #[serde(default)]
-    pub shared: bool,
-    /// What its tokens stand for; the first rule that fits is taken
-    #[serde(default)]
-    pub rule: Vec<TrustRule>,
-}
-
-/// What a token with these claims stands for
-#[derive(Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TrustRule {
-    pub id: String,
-    /// Claim = value, or a list of values; compared exactly
-    pub claims: BTreeMap<String, OneOrMore>,
-    pub service: String,
-    /// The agent inside the service that it is
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
-    /// prod, pilot, test or exploratory
-    pub environment: Environment,
-}
-
-/// One text, or several
-#[derive(Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
 /// Keys of the interface that this version reads nowhere: refused, since a limit that is not kept is worse than none.
 pub(super) const NOT_ENFORCED: &[(&str, &[&str])] = &[
     ("", &["agent", "operator"]),
@@ -385,18 +382,6 @@ pub(super) const NOT_ENFORCED: &[(&str, &[&str])] = &[
     ("server.tls", &["client_ca"]),
     ("service", &["charge_to", "risk_tier", "data_class", "expected_hours"]),
     ("key", &["allow_routes", "allow_cidrs", "binding", "not_before", "caller_fields", "may_delegate", "max_depth"]),
-    (
-        "policy",
-        &[
-            "max_output_tokens",
-            "max_calls_per_minute",
-            "max_tokens_per_minute",
-            "max_concurrent",
-            "allow_tools",
-            "deny_tools",
-            "unpriced_policy",
-        ],
-    ),
     ("notify", &["email", "slack"]),
 ];
 

@@ -26,7 +26,6 @@ pub use secret::SecretSource;
 
 use crate::domain::catalogue::Notify;
 use crate::domain::key::Secret;
-use crate::domain::trust::Issuer;
 use crate::domain::{Budget, Environment, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service};
 
 /// The commented default: what `config default` prints, and what holds where no file is given.
@@ -90,7 +89,6 @@ pub struct Declared {
     pub budgets: Vec<Budget>,
     pub prices: Vec<PriceOverride>,
     pub notify: Vec<Notify>,
-    pub issuers: Vec<Issuer>,
 }
 
 /// `[[key]]`: a key whose secret the file brings.

@@ -8,7 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::catalogue::Notify;
 use crate::domain::id::is_slug;
-use crate::domain::trust::{Issuer, unsafe_rule};
+use crate::domain::identity::Provenance;
+use crate::domain::policy::{CLASS, PriceClass};
 use crate::domain::{
     Budget, Dimension, Enforcement, Environment, Metric, MidstreamExceed, Organisation, Owner, PeriodKind, Policy,
     Provider, Rollover, Service,
@@ -20,6 +21,8 @@ pub type Problem = (&'static str, String);
 /// Provider ids that would hide a path of the gateway.
 pub const RESERVED_PROVIDERS: [&str; 8] =
     ["v1", "v1beta", "v1beta1", "model", "wb", "healthz", "readyz", ".well-known"];
+/// Policy ids that would hide a page or a path of the API.
+const RESERVED_POLICIES: [&str; 4] = ["new", "simulate", "replay", "export"];
 /// Dialects this version speaks: two of its own, and vendors whose API is OpenAI's.
 pub const DIALECTS: [&str; 14] = [
     "openai",
@@ -112,73 +115,6 @@ pub fn owner(o: &Owner) -> Vec<Problem> {
     let address = o.email.as_deref().filter(|e| !e.contains('@') || e.len() > 254 || e.contains(char::is_whitespace));
     put(&mut problems, "email", address.map(|e| format!("`{e}` is not an e-mail address")));
     problems
-}
-
-/// Longest set of keys that stands in the declaration itself, in bytes: it must fit into one entry.
-const MAX_INLINE_KEYS: usize = 16 * 1024;
-/// Most rules of one issuer: each is tried until one fits.
-const MAX_TRUST_RULES: usize = 200;
-
-pub fn issuer(i: &Issuer) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    put(&mut problems, "id", id(&i.id));
-    if i.iss.is_empty() || i.iss.len() > 512 || i.iss.chars().any(|c| c.is_control() || c == ' ') {
-        problems.push(("iss", "write the exact `iss` of the tokens, 1 to 512 characters without spaces".to_owned()));
-    }
-    if i.audience.is_empty() || i.audience.len() > 256 {
-        problems.push(("audience", "name the one audience of the tokens, 1 to 256 characters".to_owned()));
-    }
-    key_source(i, &mut problems);
-    if i.algorithms.is_empty() {
-        problems.push(("algorithms", "name at least one".to_owned()));
-    }
-    for name in i.algorithms.iter().filter(|a| !Issuer::ALGORITHMS.contains(&a.as_str())) {
-        let known = Issuer::ALGORITHMS.join(", ");
-        problems.push(("algorithms", format!("`{name}` proves nothing or is not known here: use some of {known}")));
-    }
-    if !(60..=Issuer::MOST_LIFETIME_S).contains(&i.max_lifetime_s) {
-        problems.push(("max_lifetime_s", format!("use 60 to {} seconds", Issuer::MOST_LIFETIME_S)));
-    }
-    if !(5..=86_400).contains(&i.refresh_s) {
-        problems.push(("refresh_s", "use 5 to 86400 seconds".to_owned()));
-    }
-    trust_rules(i, &mut problems);
-    problems
-}
-
-fn key_source(i: &Issuer, problems: &mut Vec<Problem>) {
-    let sources = [&i.keys.url, &i.keys.file, &i.keys.inline];
-    if sources.iter().filter(|source| source.is_some()).count() != 1 {
-        problems.push(("id", "say where its keys are: exactly one of jwks_url, jwks_file and jwks".to_owned()));
-    }
-    if let Some(url) = &i.keys.url {
-        let uri = url.parse::<http::Uri>().ok().filter(|uri| uri.host().is_some());
-        match uri.as_ref().and_then(http::Uri::scheme_str) {
-            Some("https") => {}
-            Some("http") if i.keys.internal => {}
-            Some("http") => problems.push(("jwks_url", format!("`{url}` could be changed on its way: use https"))),
-            _ => problems.push(("jwks_url", format!("`{url}` is not a URL"))),
-        }
-    }
-    if i.keys.inline.as_ref().is_some_and(|keys| keys.len() > MAX_INLINE_KEYS) {
-        problems.push(("jwks", format!("more than {MAX_INLINE_KEYS} bytes: use jwks_file")));
-    }
-}
-
-fn trust_rules(i: &Issuer, problems: &mut Vec<Problem>) {
-    if i.rules.len() > MAX_TRUST_RULES {
-        problems.push(("rule", format!("{} rules are more than {MAX_TRUST_RULES}", i.rules.len())));
-    }
-    for (at, rule) in i.rules.iter().enumerate() {
-        put(problems, "rule", id(&rule.id));
-        put(problems, "rule", rule.agent.as_deref().and_then(id));
-        if i.rules[..at].iter().any(|other| other.id == rule.id) {
-            problems.push(("rule", format!("`{}` is there twice: give one another id", rule.id)));
-        }
-        if let Some(why) = unsafe_rule(i, rule) {
-            problems.push(("rule", format!("`{}` cannot be saved: {why}", rule.id)));
-        }
-    }
 }
 
 pub fn service(s: &Service) -> Vec<Problem> {
@@ -320,18 +256,89 @@ fn covered(matches: &BTreeMap<Dimension, String>, problems: &mut Vec<Problem>) {
 pub fn policy(p: &Policy) -> Vec<Problem> {
     let mut problems = Vec::new();
     put(&mut problems, "id", id(&p.id));
+    if RESERVED_POLICIES.contains(&p.id.as_str()) {
+        problems.push(("id", format!("`{}` is the name of a page: choose another id", p.id)));
+    }
     covered(&p.matches, &mut problems);
-    globs("allow_models", p.allow_models.iter().flatten(), &mut problems);
-    globs("deny_models", &p.deny_models, &mut problems);
-    let says_something = p.allow_models.is_some()
-        || !p.deny_models.is_empty()
-        || p.allow_unmetered
-        || p.allow_unpriced
-        || p.allow_unbounded;
-    if !says_something {
+    models("allow_models", p.allow_models.iter().flatten(), &mut problems);
+    models("deny_models", &p.deny_models, &mut problems);
+    globs("allow_endpoints", p.allow_endpoints.iter().flatten(), &mut problems);
+    globs("deny_endpoints", &p.deny_endpoints, &mut problems);
+    globs("allow_tools", p.allow_tools.iter().flatten(), &mut problems);
+    globs("deny_tools", &p.deny_tools, &mut problems);
+    globs("allow_providers", p.allow_providers.iter().flatten(), &mut problems);
+    globs("deny_providers", &p.deny_providers, &mut problems);
+    globs("allow_regions", p.allow_regions.iter().flatten(), &mut problems);
+    for (field, count) in [
+        ("allow_networks", p.allow_networks.as_ref().map_or(0, Vec::len)),
+        ("deny_networks", p.deny_networks.len()),
+        ("hours", p.hours.len()),
+        ("require_headers", p.require_headers.len()),
+    ] {
+        if count > MAX_GLOBS {
+            problems.push((field, format!("{count} entries are more than {MAX_GLOBS}")));
+        }
+    }
+    for name in &p.require_headers {
+        if http::HeaderName::try_from(name.as_str()).is_err() {
+            problems.push(("require_headers", format!("`{name}` is not the name of a header")));
+        }
+    }
+    for field in &p.require_fields {
+        if !Provenance::FIELDS.contains(&field.as_str()) {
+            let known = Provenance::FIELDS.join(", ");
+            problems.push(("require_fields", format!("`{field}` is not a field of calls: use some of {known}")));
+        }
+    }
+    rates(p, &mut problems);
+    if let Some(downgrade) = &p.downgrade {
+        if !(1..=100).contains(&downgrade.below_percent) {
+            problems.push(("downgrade", "below_percent is a percentage: use 1 to 100".to_owned()));
+        }
+        if downgrade.to.is_empty() || downgrade.to.contains('*') || downgrade.to.len() > 200 {
+            problems.push(("downgrade", "`to` names one model of the provider, without `*`".to_owned()));
+        }
+    }
+    if !p.has_rules() {
         problems.push(("id", format!("policy `{}` allows and denies nothing: add a rule or remove it", p.id)));
     }
     problems
+}
+
+/// Globs, and classes of price that exist.
+fn models<'a>(field: &'static str, list: impl IntoIterator<Item = &'a String> + Clone, problems: &mut Vec<Problem>) {
+    globs(field, list.clone(), problems);
+    for class in list.into_iter().filter_map(|pattern| pattern.strip_prefix(CLASS)) {
+        if !PriceClass::ALL.iter().any(|c| c.name() == class) {
+            let known = PriceClass::ALL.map(|c| c.name()).join(", ");
+            problems.push((field, format!("`{CLASS}{class}` is not a class of prices: use one of {known}")));
+        }
+    }
+}
+
+/// Zero would be a way to forbid calls that says something else.
+fn rates(p: &Policy, problems: &mut Vec<Problem>) {
+    let zero = |what: Option<u64>| what == Some(0);
+    for (field, what) in [
+        ("max_output_tokens", p.max_output_tokens),
+        ("max_input_tokens", p.max_input_tokens),
+        ("max_calls_per_minute", p.max_calls_per_minute.map(u64::from)),
+        ("max_tokens_per_minute", p.max_tokens_per_minute.map(u64::from)),
+        ("max_concurrent", p.max_concurrent.map(u64::from)),
+    ] {
+        if zero(what) {
+            problems.push((field, "use 1 or more: to forbid calls, deny models or endpoints".to_owned()));
+        }
+    }
+    if p.max_concurrent.is_some_and(|n| n > 1_000_000) {
+        problems.push(("max_concurrent", "use at most 1000000".to_owned()));
+    }
+    if p.queue_ms.is_some_and(|ms| ms > 30_000) {
+        problems.push(("queue_ms", "callers wait at most 30000 ms".to_owned()));
+    }
+    if p.queue_ms.is_some() && !p.has_rates() {
+        problems.push(("queue_ms", "there is no rate to wait for: set max_concurrent or another".to_owned()));
+    }
 }
 
 pub fn budget(b: &Budget) -> Vec<Problem> {

@@ -71,7 +71,8 @@ fn the_default_is_a_good_file_as_it_is_and_with_every_example_in_force() {
     assert_eq!(budget.enforcement, Enforcement::Hard);
     assert_eq!(budget.matches[&Dimension::Environment], "prod");
     assert_eq!(declared.prices.len(), 2);
-    assert_eq!(declared.policies.len(), 1);
+    assert_eq!(declared.policies.len(), 2);
+    assert_eq!(declared.policies[1].downgrade.as_ref().unwrap().to, "gpt-5-mini");
     assert!(full.server.tls.is_some() && full.server.operator_token.is_some());
     assert!(full.warnings.iter().any(|w| w.contains("does not send")), "{:?}", full.warnings);
 }
@@ -113,8 +114,8 @@ fn an_unknown_key_names_file_line_and_the_nearest_known_one() {
 #[test]
 fn what_this_version_does_not_enforce_is_refused_and_not_ignored() {
     check(
-        "[[policy]]\nid = \"p\"\ndeny_models = [\"x\"]\nmax_calls_per_minute = 5\n",
-        &["`max_calls_per_minute` at weighbridge.toml:4: is not enforced by this version; remove it"],
+        "[[key]]\nservice = \"s\"\nenvironment = \"prod\"\nbinding = \"mtls\"\n",
+        &["`binding` at weighbridge.toml:4: is not enforced by this version; remove it"],
     );
     check(
         "[server.tls]\ncert = \"a\"\nkey = \"b\"\nclient_ca = \"c\"\n",

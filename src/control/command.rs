@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use crate::config::{Noun, Read, SecretSource, file, instant, rules};
 use crate::domain::catalogue::{KeyStatus, Notify};
 use crate::domain::key::Secret;
-use crate::domain::trust::Issuer;
 use crate::domain::{
     Budget, Catalogue, Change, Dimension, Environment, Key, Micros, Organisation, Owner, Policy, PriceOverride,
     Provider, Service,
@@ -33,11 +32,10 @@ pub enum Kind {
     Notify,
     Budget,
     Price,
-    Issuer,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Organisation,
         Kind::Owner,
         Kind::Service,
@@ -47,7 +45,6 @@ impl Kind {
         Kind::Notify,
         Kind::Budget,
         Kind::Price,
-        Kind::Issuer,
     ];
 
     /// Singular, as in the command line.
@@ -62,7 +59,6 @@ impl Kind {
             Kind::Notify => "notify",
             Kind::Budget => "budget",
             Kind::Price => "price",
-            Kind::Issuer => "issuer",
         }
     }
 
@@ -78,7 +74,6 @@ impl Kind {
             Kind::Notify => "notify",
             Kind::Budget => "budgets",
             Kind::Price => "prices",
-            Kind::Issuer => "issuers",
         }
     }
 }
@@ -109,7 +104,6 @@ pub fn list(catalogue: &Catalogue, kind: Kind) -> Vec<Value> {
         Kind::Notify => c.notify.values().map(|v| written(&**v)).collect(),
         Kind::Budget => c.budgets.values().map(|v| written(&**v)).collect(),
         Kind::Price => c.prices.values().flat_map(|p| p.iter().map(written)).collect(),
-        Kind::Issuer => c.issuers.values().map(|v| written(&**v)).collect(),
     }
 }
 
@@ -129,7 +123,6 @@ pub fn show(catalogue: &Catalogue, kind: Kind, id: &str) -> Option<Value> {
             let (list, model) = id.split_once('/')?;
             c.prices.get(&(list.to_owned(), model.to_owned()))?.first().map(written)
         }
-        Kind::Issuer => c.issuers.get(id).map(|v| written(&**v)),
     }
 }
 
@@ -203,7 +196,7 @@ fn not_found(kind: Kind, id: &str) -> ControlError {
 }
 
 /// Reads a body as the noun it is to be.
-fn read<T: Noun>(kind: Kind, body: Value) -> Result<(T, Vec<String>), ControlError>
+pub(super) fn read<T: Noun>(kind: Kind, body: Value) -> Result<(T, Vec<String>), ControlError>
 where
     T::Written: DeserializeOwned,
 {
@@ -291,14 +284,6 @@ async fn put(ledger: &Ledger, by: &By, kind: Kind, body: Value) -> Result<Done, 
             draft.declare(ledger, by, (!same).then(|| Change::Budget(after.id.clone(), Some(after)))).await
         }
         Kind::Price => put_price(ledger, by, c, body).await,
-        Kind::Issuer => {
-            let (after, warnings) = read::<Issuer>(kind, body)?;
-            let before = c.issuers.get(&after.id).map(|v| &**v);
-            own_files_only(&after, before)?;
-            let draft = Draft::new(kind, &after.id, before, &after, warnings);
-            let same = before == Some(&after);
-            draft.declare(ledger, by, (!same).then(|| Change::Issuer(after.id.clone(), Some(after)))).await
-        }
         Kind::Key => Err(ControlError::Conflict("a key is made, suspended or revoked, not written".to_owned())),
     }
 }
@@ -406,18 +391,6 @@ fn literal(source: SecretSource) -> Result<SecretString, ControlError> {
         Some(what) => Err(ControlError::field("api_key", what)),
         None => Ok(secret),
     }
-}
-
-/// Files are named in the configuration file; through the API they only stay what they are.
-fn own_files_only(after: &Issuer, before: Option<&Issuer>) -> Result<(), ControlError> {
-    let was = |of: fn(&Issuer) -> &Option<String>| before.and_then(|b| of(b).as_ref());
-    let new = |of: fn(&Issuer) -> &Option<String>| of(after).is_some() && of(after).as_ref() != was(of);
-    for (field, new) in [("jwks_file", new(|i| &i.keys.file)), ("ca_file", new(|i| &i.keys.ca))] {
-        if new {
-            return Err(ControlError::field(field, "files are for the configuration file: give `jwks` or `jwks_url`"));
-        }
-    }
-    Ok(())
 }
 
 /// One component of a model's overrides; the others stay.
@@ -577,7 +550,6 @@ pub async fn delete(ledger: &Ledger, by: &By, kind: Kind, id: &str) -> Result<Do
             changes.push(Change::Notify(owned.clone(), None));
         }
         Kind::Budget => changes.push(Change::Budget(owned.clone(), None)),
-        Kind::Issuer => changes.push(Change::Issuer(owned.clone(), None)),
         Kind::Price => {}
     }
     declare(ledger, by, changes).await?;

@@ -12,6 +12,7 @@ mod difference;
 mod keys;
 mod openings;
 mod plan;
+mod propose;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ pub use command::{Done, Kind, create, delete, list, patch, show};
 pub use difference::{Line, Sign};
 pub use keys::{KeyView, create_key, revoke_key};
 pub use plan::{Plan, plan};
+pub use propose::{Proposal, policies_toml, policy_toml, propose, propose_toml};
 
 /// Who changes something, why, and when.
 #[derive(Clone, Debug)]

@@ -288,7 +288,10 @@ fn one_noun_at_a_time_follows_the_rules_of_the_file() {
     for (kind, body, what) in [
         (Kind::Service, json!({ "id": "A B", "owner": "x", "business_unit": "b" }), "`id`: `A B` is not an id"),
         (Kind::Service, json!({ "id": "a", "ownr": "x" }), "unknown field `ownr`"),
-        (Kind::Policy, json!({ "id": "p", "max_concurrent": 3 }), "is not enforced by this version"),
+        (Kind::Policy, json!({ "id": "p", "max_concurrent": 0 }), "use 1 or more"),
+        (Kind::Policy, json!({ "id": "p", "hours": ["now"] }), "`now` is not a window"),
+        (Kind::Policy, json!({ "id": "p", "deny_models": ["class:dear"] }), "not a class of prices"),
+        (Kind::Key, json!({ "service": "a", "environment": "test", "binding": "x" }), "not enforced"),
         (Kind::Budget, json!({ "id": "b", "period": "day" }), "exactly one of"),
         (
             Kind::Budget,
@@ -392,6 +395,7 @@ fn spend(ledger: &Ledger, call: u128, service: &str, usd: i64) {
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,
+        policy: Default::default(),
     };
     let usage = crate::domain::Usage::new().with(crate::domain::Component::InputTokens, 10);
     let settle = Box::new(samples::settle(Some(Money::usd(usd)), usage));

@@ -15,9 +15,9 @@ use crate::domain::{
     Attribution, CallId, Catalogue, Code, Component, CostBasis, Environment, Key, Micros, Money, Outcome, Provider,
     Usage, UsageBasis,
 };
-use crate::gateway::{Credential, attribute};
+use crate::gateway::attribute;
 use crate::ledger::entry::{Admit, Deny, Erasable, Network, Settle};
-use crate::ledger::request::{AdmitRequest, Reply, Request};
+use crate::ledger::request::{AdmitRequest, Judged, Reply, Request};
 use crate::pricing::{PriceBook, PriceContext, UpperBound};
 use crate::store::Ledger;
 
@@ -129,7 +129,7 @@ impl Teller {
                 headers.insert(name, HeaderValue::from_str(value)?);
             }
         }
-        let resolved = attribute::resolve(&Credential::Key(key.clone()), service, &headers, str::to_owned);
+        let resolved = attribute::resolve(key, service, &headers, str::to_owned);
         resolved.map(|(who, _)| who).map_err(|refusal| anyhow::anyhow!(refusal.message))
     }
 
@@ -180,6 +180,8 @@ impl Teller {
             unbounded: false,
             retry_of,
             lease_until: call.at.plus_seconds(900),
+            model_sent: None,
+            rules: Vec::new(),
         };
         Ok(Request::Admit(Box::new(AdmitRequest {
             admit,
@@ -193,6 +195,7 @@ impl Teller {
             max_cost: None,
             allow_unpriced: call.workload.environment == Environment::Exploratory,
             allow_unmetered: false,
+            policy: Judged::default(),
         })))
     }
 
@@ -276,6 +279,7 @@ impl Teller {
             catalogue_revision: self.catalogue.revision,
             retry_of: None,
             count: 1,
+            rules: Vec::new(),
         };
         let erasable = Erasable { network: Some(network(call, random)), ..Erasable::default() };
         Ok(Some(Request::Deny { deny: Box::new(deny), erasable: Box::new(erasable) }))

@@ -322,7 +322,11 @@ fn every_recorded_request_is_read_and_edited() {
             assert_eq!(facts.model.as_deref(), request["json"]["model"].as_str(), "{}", row["id"]);
         }
         assert_eq!(facts.stream, request["json"]["stream"] == true, "{}", row["id"]);
-        let edit = Edit { include_usage: !facts.asked_for_usage, output_cap: facts.output_cap_field.map(|_| 321) };
+        let edit = Edit {
+            include_usage: !facts.asked_for_usage,
+            output_cap: facts.output_cap_field.map(|_| 321),
+            model: None,
+        };
         let edited: Value = serde_json::from_slice(&dialect.edit(&facts, &body, &edit)).unwrap();
         let mut expected = request["json"].clone();
         if edit.include_usage && dialect.name() == "openai" {

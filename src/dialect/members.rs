@@ -142,6 +142,15 @@ pub(super) fn edit(body: &Bytes, include_usage: bool, cap: Option<(&str, u64)>) 
     out.into()
 }
 
+/// The body with another text as the value of a member that is there; every other byte as it was.
+pub(super) fn rewrite(body: &Bytes, name: &str, text: Option<&str>) -> Bytes {
+    let Some(text) = text else { return body.clone() };
+    let Ok(members) = Members::of_body(body, &[]) else { return body.clone() };
+    let Some(value) = members.raw(name) else { return body.clone() };
+    let Splice { from, to, text } = over(body, value, serde_json::Value::from(text).to_string());
+    [&body[..from], text.as_bytes(), &body[to..]].concat().into()
+}
+
 /// Sets `include_usage` inside the `stream_options` that are there.
 fn usage_option(body: &Bytes, options: &RawValue) -> Option<Splice> {
     let Some(inside) = Members::of(options) else {

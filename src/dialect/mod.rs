@@ -72,6 +72,8 @@ pub struct CallFacts {
     pub endpoint: &'static str,
     pub metering: Metering,
     pub model: Option<String>,
+    /// The model stands in the body, so that another can be written over it.
+    pub model_in_body: bool,
     pub stream: bool,
     /// The caller itself asked for the usage chunk (or the dialect always sends usage).
     pub asked_for_usage: bool,
@@ -109,6 +111,7 @@ impl CallFacts {
             endpoint,
             metering,
             model: None,
+            model_in_body: false,
             stream: false,
             asked_for_usage: false,
             tools_offered: 0,
@@ -129,12 +132,14 @@ impl CallFacts {
 }
 
 /// The permitted changes of a request's body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edit {
     /// Add `stream_options.include_usage`.
     pub include_usage: bool,
     /// Write this output cap (tokens per choice).
     pub output_cap: Option<u64>,
+    /// Ask for this model instead; only where [`CallFacts::model_in_body`].
+    pub model: Option<String>,
 }
 
 /// How the answer's body ended.
@@ -257,6 +262,11 @@ pub trait Dialect: Send + Sync {
     fn read_request(&self, head: &RequestHead, body: &[u8]) -> Result<CallFacts, DialectError>;
     /// The body with the permitted edits; every other byte as it was.
     fn edit(&self, facts: &CallFacts, body: &Bytes, edit: &Edit) -> Bytes;
+    /// Names of the tools offered, and the types of those that the provider runs itself; none where this dialect does not
+    /// read them. Only asked for where a policy does.
+    fn tool_names(&self, _facts: &CallFacts, _body: &[u8]) -> Option<Vec<String>> {
+        None
+    }
     /// The text the model reads, for counting where the vendor does not say: at most 256 KiB.
     fn prompt_text(&self, facts: &CallFacts, body: &[u8]) -> String;
     /// A reader for the answer. `drop_usage`: we asked for the usage chunk, the caller did not.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::budget::Budget;
 use super::filter::{Dimension, glob};
 use super::identity::{Environment, ServiceKind};
+pub use super::policy::Policy;
 use super::time::Micros;
-use super::trust::Issuer;
 use super::usage::Component;
 
 /// The organisation itself.
@@ -98,7 +98,7 @@ pub enum KeyStatus {
 }
 
 /// Where calls go. The credential is not here: see the store's sealed secrets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     pub id: String,
     /// `openai`, `anthropic`, or the name of a look-alike that speaks `openai`.
@@ -117,6 +117,8 @@ pub struct Provider {
     pub on_client_abort: OnClientAbort,
     /// The first provider in this order that fits serves a bare request.
     pub position: u32,
+    /// Where it computes, in the organisation's words (`eu`, `us-east-1`): what policies with `allow_regions` ask about.
+    pub region: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -127,25 +129,6 @@ pub enum OnClientAbort {
     Cancel,
     /// Reads on, up to 30 s, for the true usage.
     Drain,
-}
-
-/// A rule on what may be called. More rules come with *Budgets that hold*.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    pub id: String,
-    pub matches: BTreeMap<Dimension, String>,
-    /// Only these models (globs).
-    pub allow_models: Option<Vec<String>>,
-    /// Not these models (globs).
-    pub deny_models: Vec<String>,
-    /// Vendor paths we do not meter may pass although a hard budget covers the caller.
-    pub allow_unmetered: bool,
-    /// A model without a price may be called although a hard budget covers the caller; its cost stays unknown.
-    pub allow_unpriced: bool,
-    /// A call whose input we cannot see (stored conversation, files, hosted search) may pass under a hard budget without
-    /// holding the model's whole context window.
-    pub allow_unbounded: bool,
-    pub position: u32,
 }
 
 /// A price that replaces or adds to the shipped price book.
@@ -181,7 +164,6 @@ pub enum Change {
     Policy(String, Option<Policy>),
     Notify(String, Option<Notify>),
     Budget(String, Option<Budget>),
-    Issuer(String, Option<Issuer>),
     /// All overrides of one (price list, model) together.
     Price {
         provider: String,
@@ -202,7 +184,6 @@ impl Change {
             Change::Policy(id, _) => ("policy", id.clone()),
             Change::Notify(id, _) => ("notify", id.clone()),
             Change::Budget(id, _) => ("budget", id.clone()),
-            Change::Issuer(id, _) => ("issuer", id.clone()),
             Change::Price { provider, model, .. } => ("price", format!("{provider}/{model}")),
         }
     }
@@ -228,8 +209,6 @@ pub struct Catalogue {
     pub budgets: Map<String, Arc<Budget>>,
     /// (price list, model) → overrides.
     pub prices: Map<(String, String), Arc<Vec<PriceOverride>>>,
-    /// Issuers of workload tokens.
-    pub issuers: Map<String, Arc<Issuer>>,
     /// Derived: how many keys a service has.
     #[serde(skip)]
     keys_of: Map<String, u32>,
@@ -259,7 +238,6 @@ impl Catalogue {
             Change::Policy(id, v) => put(&mut self.policies, id, v),
             Change::Notify(id, v) => put(&mut self.notify, id, v),
             Change::Budget(id, v) => put(&mut self.budgets, id, v),
-            Change::Issuer(id, v) => put(&mut self.issuers, id, v),
             Change::Price { provider, model, prices } => {
                 self.price_book += 1;
                 if prices.is_empty() {
@@ -301,16 +279,6 @@ impl Catalogue {
         self.keys_of = Map::new();
         for key in self.keys.values() {
             *self.keys_of.entry(key.service.clone()).or_insert(0) += 1;
-        }
-    }
-
-    /// Whether a credential on record still stands for the service it stood for.
-    pub fn stands_for(&self, credential: &str, service: &str) -> bool {
-        match super::trust::recorded(credential) {
-            Some((issuer, rule)) => {
-                self.issuers.get(issuer).and_then(|i| i.rule(rule)).is_some_and(|rule| rule.service == service)
-            }
-            None => self.keys.get(credential).is_some_and(|k| k.status == KeyStatus::Active && k.service == service),
         }
     }
 

@@ -8,9 +8,9 @@ pub mod id;
 pub mod identity;
 pub mod key;
 pub mod money;
+pub mod policy;
 pub mod refusal;
 pub mod time;
-pub mod trust;
 pub mod usage;
 pub mod view;
 
@@ -19,11 +19,12 @@ pub use budget::{
     Reservation, Rollover,
 };
 pub use call::{Call, CostBasis, CostLine, Outcome, UsageBasis};
-pub use catalogue::{Catalogue, Change, Key, Organisation, Owner, Policy, PriceOverride, Provider, Service};
+pub use catalogue::{Catalogue, Change, Key, Organisation, Owner, PriceOverride, Provider, Service};
 pub use filter::{Dimension, Filter, Match};
 pub use id::CallId;
 pub use identity::{Assurance, Attribution, Charge, Environment, ServiceKind};
 pub use money::Money;
+pub use policy::Policy;
 pub use refusal::{Code, Refusal};
 pub use time::Micros;
 pub use usage::{Component, Usage};

@@ -3,7 +3,7 @@
 use crate::dialect::{Edit, Metering, tokens};
 use crate::domain::{Code, Metric, Money, Refusal};
 use crate::ledger::entry::Admit;
-use crate::ledger::request::{AdmitRequest, Admitted, Reply, Request};
+use crate::ledger::request::{AdmitRequest, Admitted, Judged, Reply, Request};
 use crate::store::StoreError;
 
 use super::Gateway;
@@ -44,6 +44,7 @@ impl Gateway {
                 edit: Edit {
                     include_usage: asked.facts.stream && !asked.facts.asked_for_usage,
                     output_cap: admitted.output_limit,
+                    model: asked.judgement.model_sent.clone(),
                 },
                 input_bound: asked.cost.input_tokens,
                 admitted,
@@ -84,7 +85,7 @@ impl Gateway {
             unmetered: facts.metering == Metering::Unmetered,
             stream: facts.stream,
             job: facts.job,
-            model: facts.model.clone(),
+            model: ticket.model.clone(),
             price_model: asked.cost.price_model.clone(),
             price_book: snapshot.prices.version(),
             catalogue_revision: snapshot.catalogue.revision,
@@ -97,6 +98,8 @@ impl Gateway {
             unbounded: facts.unbounded,
             retry_of: ticket.retry_of,
             lease_until: ticket.received_at.plus_seconds(lease),
+            model_sent: asked.judgement.model_sent.clone(),
+            rules: ticket.rules.clone(),
         };
         Ok(Box::new(AdmitRequest {
             admit,
@@ -108,8 +111,9 @@ impl Gateway {
             choices: facts.choices.max(1),
             expected_output: None,
             max_cost: asked.max_cost,
-            allow_unpriced: asked.allow_unpriced,
-            allow_unmetered: asked.allow_unmetered,
+            allow_unpriced: asked.judgement.allow_unpriced,
+            allow_unmetered: asked.judgement.allow_unmetered,
+            policy: Judged { facts: asked.judgement.facts.clone(), output_limit: asked.judgement.output_limit },
         }))
     }
 
@@ -156,7 +160,11 @@ async fn count_input(snapshot: &Snapshot, ticket: &Ticket, asked: &mut Asked) {
         && counted < asked.facts.input_bytes.div_ceil(2)
     {
         let at = ticket.received_at;
-        asked.cost = classify::bound(&snapshot.prices, &asked.provider, &asked.facts, at, Some(counted), false);
+        let most = asked.cost.output_wanted;
+        let mut facts = asked.facts.clone();
+        facts.model = asked.judgement.family.clone().or(facts.model);
+        asked.cost = classify::bound(&snapshot.prices, &asked.provider, &facts, at, Some(counted), false);
+        asked.cost.output_wanted = asked.cost.output_wanted.min(most);
     }
 }
 

@@ -13,7 +13,6 @@ use http::{HeaderMap, Method, Uri};
 
 use crate::dialect::{CallFacts, Dialect, Metering, RequestHead};
 use crate::domain::{Attribution, Budget, Code, Component, Dimension, Money, Provider, Refusal};
-use crate::policy;
 use crate::pricing::{PriceBook, PriceContext, UpperBound};
 
 use super::Gateway;
@@ -21,7 +20,9 @@ use super::attribute;
 use super::body::RequestBody;
 use super::headers;
 use super::identify::Caller;
+use super::judge::{Judgement, Unjudged};
 use super::names;
+use super::rates::Held;
 use super::refuse::Refused;
 use super::route::{self, Route};
 use super::snapshot::Snapshot;
@@ -49,8 +50,9 @@ pub struct Asked {
     pub hard: bool,
     /// The caller's `wb-max-cost`.
     pub max_cost: Option<Money>,
-    pub allow_unpriced: bool,
-    pub allow_unmetered: bool,
+    pub judgement: Judgement,
+    /// What it holds of rates, until it has ended.
+    pub rates: Held,
 }
 
 /// The most a call can cost, by its parts.
@@ -116,14 +118,28 @@ impl Gateway {
         }
         ticket.provider = Some(target.provider.id.clone());
 
-        let judged = judge(snapshot, caller, &target.provider, ticket.who.as_ref().unwrap_or(&caller.who), &facts)?;
+        let mut facts = facts;
+        let mut cost = bound(&snapshot.prices, &target.provider, &facts, ticket.received_at, None, false);
+        let unjudged = Unjudged {
+            snapshot,
+            caller,
+            provider: &target.provider,
+            dialect,
+            headers: &head.headers,
+            body: &body.decoded,
+        };
+        let judgement = self.judge(&unjudged, ticket, &mut facts, &mut cost)?;
         let max_cost = max_cost(&head.headers)?;
         self.refuse_foreign(ticket.who.as_ref().unwrap_or(&caller.who), &target.provider, &facts)?;
         let hard = hard_budgets(snapshot, ticket.who.as_ref().unwrap_or(&caller.who), &target.provider, &facts)
             .next()
             .is_some();
-        let whole_window = hard && facts.unbounded && !judged.allow_unbounded;
-        let cost = bound(&snapshot.prices, &target.provider, &facts, ticket.received_at, None, whole_window);
+        if hard && facts.unbounded && !judgement.allow_unbounded {
+            let priced = CallFacts { model: judgement.family.clone().or(facts.model.clone()), ..facts.clone() };
+            let most = cost.output_wanted;
+            cost = bound(&snapshot.prices, &target.provider, &priced, ticket.received_at, None, true);
+            cost.output_wanted = cost.output_wanted.min(most);
+        }
         Ok(Box::new(Asked {
             url: route::upstream_url(&target.provider, &rest, head.uri.query())?,
             method: head.method.clone(),
@@ -134,8 +150,8 @@ impl Gateway {
             cost,
             hard,
             max_cost,
-            allow_unpriced: judged.allow_unpriced,
-            allow_unmetered: judged.allow_unmetered,
+            judgement,
+            rates: Held::default(),
             facts,
         }))
     }
@@ -200,7 +216,7 @@ fn note(ticket: &mut Ticket, snapshot: &Snapshot, caller: &Caller, facts: &CallF
         && who.prompt_class.is_none()
         && let Some(class) = attribute::default_class(facts.endpoint)
     {
-        let shared = caller.silent.then(|| snapshot.silent(&caller.credential, &caller.service, Some(class))).flatten();
+        let shared = caller.silent.then(|| snapshot.silent(&caller.key, &caller.service, Some(class))).flatten();
         match shared {
             Some(shared) => *who = shared,
             None => Arc::make_mut(who).prompt_class = Some(class.to_owned()),
@@ -209,7 +225,12 @@ fn note(ticket: &mut Ticket, snapshot: &Snapshot, caller: &Caller, facts: &CallF
 }
 
 /// A call's value of a dimension, as far as it is known before it runs.
-fn value<'a>(who: &'a Attribution, provider: &'a str, model: Option<&'a str>, dimension: Dimension) -> Option<&'a str> {
+pub(super) fn value<'a>(
+    who: &'a Attribution,
+    provider: &'a str,
+    model: Option<&'a str>,
+    dimension: Dimension,
+) -> Option<&'a str> {
     match dimension {
         Dimension::Provider => Some(provider),
         Dimension::Model => model,
@@ -226,25 +247,6 @@ pub(super) fn hard_budgets<'a>(
 ) -> impl Iterator<Item = &'a Arc<Budget>> {
     let of = |d| value(who, &provider.id, facts.model.as_deref(), d);
     snapshot.hard.covering(of).into_iter().map(|covered| &covered.budget)
-}
-
-/// Asks the policies; what they allow beside the model comes back.
-fn judge(
-    snapshot: &Snapshot,
-    caller: &Caller,
-    provider: &Provider,
-    who: &Attribution,
-    facts: &CallFacts,
-) -> Result<policy::Verdict, Refusal> {
-    let of = |d| value(who, &provider.id, facts.model.as_deref(), d);
-    let verdict = policy::judge(&snapshot.policies, of, facts.model.as_deref(), caller.credential.allow_models());
-    match &verdict.denied {
-        None => Ok(verdict),
-        Some(denied) => Err(Refusal {
-            by: Some(denied.by.clone()),
-            ..Refusal::new(denied.code, format!("Weighbridge: {}.", denied.message))
-        }),
-    }
 }
 
 fn max_cost(headers: &HeaderMap) -> Result<Option<Money>, Refusal> {

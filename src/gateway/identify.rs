@@ -1,15 +1,6 @@
-//! Who is calling: a credential is read, verified, and answered by the catalogue. From memory; the one thing that is ever
-//! waited for is an issuer's keys, where a token names one that is not known yet.
-//!
-//! A virtual key is compared in constant time, a workload token by its issuer's keys and rules ([`jwt`]).
+//! Who is calling: a credential is read, verified in constant time, and answered by the catalogue. From memory, no I/O.
 
-pub mod credential;
-pub mod jwt;
-pub mod key_sets;
-pub mod tokens;
-
-use std::net::IpAddr;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use http::request::Parts;
@@ -20,31 +11,23 @@ use crate::domain::{Attribution, Catalogue, Code, Key, Micros, Refusal, Service}
 
 use super::Gateway;
 use super::attribute;
-use super::carrier::{self, Presented, Unreadable};
+use super::carrier::{self, Unreadable};
 use super::refuse::Refused;
 use super::snapshot::Snapshot;
 use super::ticket::Ticket;
 
-use self::credential::Credential;
-use self::tokens::Tokens;
-
 /// A verified caller.
 pub struct Caller {
-    pub credential: Credential,
+    pub key: Arc<Key>,
     pub service: Arc<Service>,
     pub who: Arc<Attribution>,
-    /// The request says nothing of its own about its caller: `who` is shared by all such calls of the credential.
+    /// The request says nothing of its own about its caller: `who` is shared by all such calls of the key.
     pub silent: bool,
 }
 
 impl Gateway {
     /// Finds out who is calling; fills the ticket.
-    pub(super) async fn identify(
-        &self,
-        snapshot: &Snapshot,
-        ticket: &mut Ticket,
-        head: &Parts,
-    ) -> Result<Caller, Refused> {
+    pub(super) fn identify(&self, snapshot: &Snapshot, ticket: &mut Ticket, head: &Parts) -> Result<Caller, Refused> {
         let (source, now) = (ticket.peer.ip(), ticket.received_at);
         let blocked = |seconds: u8| {
             let mut refusal = Refusal::new(
@@ -57,13 +40,13 @@ impl Gateway {
         if let Some(seconds) = self.throttle().blocked(source, now) {
             return Err(blocked(seconds));
         }
-        let verified = match carrier::read(&head.headers, head.uri.query()) {
-            Ok(Presented::Key(secret)) => self.known_key(snapshot, &secret, source, now),
-            // Rare, so it does not make every call's task larger.
-            Ok(Presented::Token(token)) => Box::pin(self.trusted_token(snapshot, ticket, &token)).await,
-            Err(unreadable) => Err(unreadable),
-        };
-        let (credential, service) = match verified {
+        let verified = carrier::read(&head.headers, head.uri.query()).and_then(|secret| {
+            if self.throttle().blocked_key(source, secret.id(), now).is_some() {
+                return Err(Unreadable::invalid("throttled", Some(secret.id().to_owned())));
+            }
+            verify(&snapshot.catalogue, &secret, self.inner.ledger.pepper(), now)
+        });
+        let (key, service) = match verified {
             Ok(found) => found,
             Err(unreadable) => {
                 let counts = matches!(unreadable.refusal.code, Code::KeyInvalid | Code::VendorKeyPresented);
@@ -79,93 +62,27 @@ impl Gateway {
         };
         self.throttle().good(source, now);
         let silent = attribute::says_nothing(&head.headers);
-        let silent = silent && credential.workflow().is_none() && credential.run().is_none();
-        if silent && let Some(who) = snapshot.silent(&credential, &service, None) {
+        if silent && let Some(who) = snapshot.silent(&key, &service, None) {
             ticket.who = Some(who.clone());
-            return Ok(Caller { credential, service, who, silent });
+            return Ok(Caller { key, service, who, silent });
         }
         let pseudonym = |name: &str| self.pseudonym(service.tenant.as_deref(), name);
-        let (who, mut claimed) =
-            attribute::resolve(&credential, &service, &head.headers, pseudonym).map_err(|refusal| {
-                // The caller is known even though what it says is not permitted.
-                let bare = http::HeaderMap::new();
-                if let Ok((who, claimed)) = attribute::resolve(&credential, &service, &bare, pseudonym) {
-                    (ticket.who, ticket.claimed) = (Some(who.into()), claimed);
+        let (who, claimed) = attribute::resolve(&key, &service, &head.headers, pseudonym).map_err(|refusal| {
+            // The caller is known even though what it says is not permitted.
+            let bare = http::HeaderMap::new();
+            if let Ok((who, claimed)) = attribute::resolve(&key, &service, &bare, pseudonym) {
+                (ticket.who, ticket.claimed) = (Some(who.into()), claimed);
+            }
+            for name in ["wb-tenant", "wb-workflow"] {
+                if let Some(value) = head.headers.get(name).and_then(|v| v.to_str().ok()) {
+                    attribute::claim(&mut ticket.claimed, name, value);
                 }
-                for name in ["wb-tenant", "wb-workflow"] {
-                    if let Some(value) = head.headers.get(name).and_then(|v| v.to_str().ok()) {
-                        attribute::claim(&mut ticket.claimed, name, value);
-                    }
-                }
-                Refused::new(refusal)
-            })?;
+            }
+            Refused::new(refusal)
+        })?;
         let who = Arc::new(who);
-        claimed.append(&mut ticket.claimed);
         (ticket.who, ticket.claimed) = (Some(who.clone()), claimed);
-        Ok(Caller { credential, service, who, silent: false })
-    }
-
-    fn known_key(
-        &self,
-        snapshot: &Snapshot,
-        secret: &Secret,
-        source: IpAddr,
-        now: Micros,
-    ) -> Result<(Credential, Arc<Service>), Unreadable> {
-        if self.throttle().blocked_key(source, secret.id(), now).is_some() {
-            return Err(Unreadable::invalid("throttled", Some(secret.id().to_owned())));
-        }
-        let (key, service) = verify(&snapshot.catalogue, secret, self.inner.ledger.pepper(), now)?;
-        Ok((Credential::Key(key), service))
-    }
-
-    /// Verifies a workload token, or finds that it did a moment ago. What it says of itself goes on the record.
-    async fn trusted_token(
-        &self,
-        snapshot: &Snapshot,
-        ticket: &mut Ticket,
-        token: &str,
-    ) -> Result<(Credential, Arc<Service>), Unreadable> {
-        let (now, hash) = (ticket.received_at, tokens::hash(token));
-        let mut asked = false;
-        let verified = loop {
-            let (sets, reading) = self.inner.key_sets.sets();
-            let basis = (snapshot.catalogue.revision, reading);
-            if let Some(known) = self.tokens().get(basis, &hash, now) {
-                break known;
-            }
-            let rejected = match jwt::verify(&snapshot.issuers, &sets, token, now) {
-                Ok(verified) => {
-                    let verified = Arc::new(verified);
-                    self.tokens().put(basis, hash, &verified, now);
-                    break verified;
-                }
-                Err(rejected) => rejected,
-            };
-            let unread = rejected.wants_keys().and_then(|id| snapshot.issuers.iter().find(|i| i.id == id));
-            if let Some(issuer) = unread.filter(|_| !asked) {
-                asked = true;
-                if self.inner.key_sets.ask_again(issuer, reading).await {
-                    continue;
-                }
-            }
-            note_claims(ticket, &rejected.shown);
-            return Err(Unreadable::invalid(rejected.detail, None));
-        };
-        note_claims(ticket, &verified.shown);
-        let service = snapshot.catalogue.services.get(&verified.rule.service).cloned();
-        let service = service.ok_or_else(|| Unreadable::invalid("service_unknown", None))?;
-        Ok((Credential::Token(verified), service))
-    }
-
-    fn tokens(&self) -> MutexGuard<'_, Tokens> {
-        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads the keys of trusted issuers that are due. To be called every few seconds.
-    pub async fn refresh_issuers(&self) {
-        let snapshot = self.snapshot();
-        self.inner.key_sets.refresh(&snapshot.issuers).await;
+        Ok(Caller { key, service, who, silent: false })
     }
 
     /// An end user's name as a keyed hash: tells users apart without naming them.
@@ -173,13 +90,6 @@ impl Gateway {
         let text = format!("end-user\0{}\0{name}", tenant.unwrap_or_default());
         let tag = hmac::sign(self.inner.ledger.fingerprint_key(), text.as_bytes());
         format!("u-{}", data_encoding::HEXLOWER.encode(&tag.as_ref()[..16]))
-    }
-}
-
-/// What a token says of its workload: kept where it can be erased, and never used in a sum.
-fn note_claims(ticket: &mut Ticket, shown: &[(String, String)]) {
-    for (name, value) in shown {
-        attribute::claim(&mut ticket.claimed, &format!("token.{name}"), value);
     }
 }
 

@@ -16,9 +16,11 @@ mod forward;
 mod headers;
 mod identify;
 mod ids;
+mod judge;
 mod names;
 mod observe;
 mod own;
+mod rates;
 mod refuse;
 mod replay;
 mod route;
@@ -44,8 +46,7 @@ use crate::domain::{Code, Micros, Refusal};
 use crate::store::Ledger;
 
 use self::classify::Asked;
-use self::identify::key_sets::Keeper as KeySetKeeper;
-use self::identify::tokens::Tokens;
+use self::rates::Rates;
 use self::refuse::Refused;
 use self::replay::Replays;
 use self::route::Route;
@@ -55,7 +56,6 @@ use self::ticket::Ticket;
 
 pub use self::body::{Body, Upload};
 pub use self::flight::{InFlight, Underway};
-pub use self::identify::credential::Credential;
 pub use self::snapshot::Secrets;
 pub use self::stop::NotStopped;
 
@@ -111,10 +111,8 @@ struct Inner {
     snapshots: Snapshots,
     clients: connect::Clients,
     throttle: Mutex<Throttle>,
-    /// Keys of the issuers of workload tokens.
-    key_sets: KeySetKeeper,
-    tokens: Mutex<Tokens>,
     replays: Mutex<Replays>,
+    rates: Rates,
     under_way: Arc<Semaphore>,
     drains: Arc<Semaphore>,
     in_flight: InFlight,
@@ -141,16 +139,14 @@ impl Gateway {
     pub fn new(parts: GatewayParts) -> Gateway {
         let settings = parts.settings;
         let most = (settings.max_concurrent as usize).min(Semaphore::MAX_PERMITS);
-        let clients = connect::Clients::new();
         Gateway {
             inner: Arc::new(Inner {
                 ledger: parts.ledger,
                 snapshots: Snapshots::new(parts.secrets),
-                key_sets: KeySetKeeper::new(clients.clone()),
-                tokens: Mutex::default(),
-                clients,
+                clients: connect::Clients::new(),
                 throttle: Mutex::default(),
                 replays: Mutex::default(),
+                rates: Rates::default(),
                 under_way: Arc::new(Semaphore::new(most)),
                 drains: Arc::new(Semaphore::new(MAX_DRAINS)),
                 in_flight: InFlight::default(),
@@ -198,7 +194,7 @@ impl Gateway {
         let provider = |id: &str| snapshot.catalogue.providers.get(id).cloned();
         let found = route::find(&head.uri, &head.method, &head.headers, provider);
         refuse_form(&head)?;
-        let caller = self.identify(snapshot, ticket, &head).await?;
+        let caller = self.identify(snapshot, ticket, &head)?;
         let route = found?;
         if let Route::Own(path) = &route {
             return Box::pin(self.own(&caller, &head, path, snapshot)).await.map(Prepared::Answer);
@@ -209,8 +205,12 @@ impl Gateway {
             body::read(body, &head.headers, self.inner.settings.max_body_bytes, self.inner.settings.upload).await?;
         ticket.read_at = Instant::now();
         let natural = matches!(route, Route::Natural { .. });
-        let asked = self.classify(snapshot, ticket, &caller, route, &head, body)?;
+        let mut asked = self.classify(snapshot, ticket, &caller, route, &head, body)?;
         self.look_back(ticket, &caller, &asked, &head)?;
+        if !snapshot.rated.is_empty() {
+            // Rare, so it does not make every call's task larger.
+            asked.rates = Box::pin(self.enter(snapshot, ticket, &asked)).await?;
+        }
         let listing = if natural { own::listing(snapshot, &caller, ticket, &asked) } else { None };
         Ok(Prepared::Call(Ready { asked, listing, place }))
     }
@@ -223,7 +223,7 @@ impl Gateway {
         asked: &Asked,
         head: &Parts,
     ) -> Result<(), Refused> {
-        let credential = caller.credential.id();
+        let credential = &caller.key.id;
         if let Some(key) = head.headers.get(&names::IDEMPOTENCY_KEY) {
             let key = key.to_str().ok().filter(|k| (1..=replay::MAX_KEY).contains(&k.len())).ok_or_else(|| {
                 Refused::with(Code::Malformed, "Weighbridge: wb-idempotency-key must be 1 to 128 visible characters.")

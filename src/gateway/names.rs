@@ -25,6 +25,8 @@ names! {
     REMAINING = "wb-budget-remaining-usd";
     WARNING = "wb-budget-warning";
     OUTPUT_LIMIT = "wb-output-limit";
+    POLICY_WARNING = "wb-policy-warning";
+    DOWNGRADED = "wb-model-downgraded";
     X_REQUEST_ID = "x-request-id";
     PLAIN_REQUEST_ID = "request-id";
     APIM_REQUEST_ID = "apim-request-id";

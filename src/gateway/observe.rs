@@ -309,6 +309,18 @@ impl Crossing {
         if let Some(limit) = admitted.output_limit {
             set(headers, &names::OUTPUT_LIMIT, limit.to_string());
         }
+        if !self.ticket.warnings.is_empty() {
+            set(headers, &names::POLICY_WARNING, self.ticket.warnings.join(", "));
+        }
+        if let Some(down) = &self.ticket.downgraded {
+            let asked = self.ticket.model.as_deref().unwrap_or_default();
+            let policy = down.by.strip_prefix("policy:").unwrap_or(&down.by);
+            set(
+                headers,
+                &names::DOWNGRADED,
+                format!("{asked} -> {}; policy={policy}; budget={}", down.to, down.budget),
+            );
+        }
     }
 
     /// A place among those read on without a caller, where the provider's setting asks for it.

@@ -6,14 +6,13 @@ use http::{Method, Response, StatusCode};
 use serde_json::json;
 
 use crate::domain::catalogue::covers;
-use crate::domain::filter::glob;
 use crate::domain::{CallId, CallView, Code, Dimension, Money};
-use crate::policy;
 
 use super::Gateway;
 use super::body::Body;
 use super::classify::Asked;
 use super::identify::Caller;
+use super::judge::may_list;
 use super::refuse::{Refused, put};
 use super::route;
 use super::snapshot::Snapshot;
@@ -146,26 +145,10 @@ pub(super) fn listing(snapshot: &Snapshot, caller: &Caller, ticket: &Ticket, ask
     if !family.iter().all(listed) {
         return None;
     }
-    let may = |provider: &str, model: &str| {
-        let key = caller.credential.allow_models().is_none_or(|list| list.iter().any(|m| glob(m, model)));
-        let of = |d| match d {
-            Dimension::Provider => Some(provider),
-            Dimension::Model => Some(model),
-            Dimension::Service => Some(caller.who.service.as_str()),
-            Dimension::Environment => Some(caller.who.environment.name()),
-            Dimension::BusinessUnit => Some(caller.who.business_unit.as_str()),
-            Dimension::Application => Some(caller.who.application.as_str()),
-            Dimension::Owner => Some(caller.who.owner.as_str()),
-            Dimension::Tenant => caller.who.tenant.as_deref(),
-            Dimension::Credential => Some(caller.who.credential.as_str()),
-            _ => None,
-        };
-        key && policy::judge(&snapshot.policies, of, Some(model), None).denied.is_none()
-    };
     let mut seen = std::collections::BTreeSet::new();
     let mut rows = Vec::new();
     for provider in family {
-        for model in provider.models.iter().filter(|m| may(&provider.id, m)) {
+        for model in provider.models.iter().filter(|m| may_list(snapshot, caller, provider, m, ticket.received_at)) {
             if seen.insert(model.as_str()) {
                 rows.push((model.as_str(), provider.id.as_str()));
             }

@@ -79,6 +79,9 @@ impl Gateway {
             put(headers, name, &id);
         }
         put(headers, "wb-deny", refusal.code.name());
+        if let Some(policy) = refusal.by.as_deref().and_then(|by| by.strip_prefix("policy:")) {
+            put(headers, "wb-policy", policy);
+        }
         if let Some(budget) = refusal.by.as_deref().and_then(|by| by.strip_prefix("budget:")) {
             put(headers, "wb-budget", budget);
         }
@@ -133,6 +136,7 @@ impl Gateway {
                 catalogue_revision: 0,
                 retry_of: None,
                 count,
+                rules: Vec::new(),
             };
             let request = Request::Deny { deny: Box::new(deny), erasable: Box::default() };
             if let Err(error) = self.inner.ledger.submit(request).await {
@@ -162,6 +166,7 @@ fn deny(ticket: &Ticket, refused: &Refused) -> Deny {
         catalogue_revision: ticket.catalogue_revision,
         retry_of: ticket.retry_of,
         count: 1,
+        rules: ticket.rules.clone(),
     }
 }
 

@@ -240,6 +240,7 @@ mod tests {
             idle_timeout_s: 300,
             on_client_abort: OnClientAbort::Cancel,
             position: 0,
+            region: None,
         })
     }
 

@@ -105,6 +105,8 @@ impl Crossing {
             // Rare, so it does not make every call's task larger.
             Err(stated) => Box::pin(self.count(stated, seen)).await,
         };
+        let tokens = |component| weighed.usage.get(component).unwrap_or(0);
+        self.asked.rates.used(tokens(Component::InputTokens).saturating_add(tokens(Component::OutputTokens)));
         let priced = self.price(seen, &weighed, ending);
         let cost = priced.cost;
         let settle = Box::new(self.entry(seen, ending, outcome, weighed, priced));
@@ -207,7 +209,18 @@ impl Crossing {
         let names = [names[0].as_deref(), names[1].as_deref()];
         let mut context: PriceContext = self.asked.facts.price_context.clone();
         context.extend(seen.price_context.clone());
-        self.quote(seen, weighed, &names, &context, self.granted.admitted.at, &self.asked.provider)
+        let at = self.granted.admitted.at;
+        let priced = self.quote(seen, weighed, &names, &context, at, &self.asked.provider);
+        let Some(family) = self.asked.judgement.family.as_deref().filter(|_| priced.cost.is_none()) else {
+            return priced;
+        };
+        let mut by_family = self.quote(seen, weighed, &[Some(family)], &context, at, &self.asked.provider);
+        if by_family.cost.is_some() && by_family.basis == CostBasis::Exact {
+            // The usage is exact, the price is not.
+            by_family.basis = CostBasis::Estimated;
+        }
+        seen.flags.push("priced_as_family_max");
+        by_family
     }
 
     /// Prices a usage, its side usage, and weighs the provider's own statement of the cost.

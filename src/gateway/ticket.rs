@@ -9,8 +9,10 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::dialect::{Client, Dialect};
 use crate::domain::identity::Claimed;
+use crate::domain::policy::RuleSeen;
 use crate::domain::{Attribution, CallId, Micros};
 use crate::ledger::entry::{Content, Erasable, Network, Person};
+use crate::policy::Downgraded;
 
 use super::{ids, names};
 
@@ -44,6 +46,12 @@ pub struct Ticket {
     pub fingerprint: Option<[u8; 32]>,
     /// `wb-idempotency-key`, once it is claimed for this call.
     pub idempotency_key: Option<String>,
+    /// Rules of policies that were looked at.
+    pub rules: Vec<RuleSeen>,
+    /// Policies that only warn, and that the call breaks.
+    pub warnings: Vec<String>,
+    /// The cheaper model a policy sent it to.
+    pub downgraded: Option<Downgraded>,
 }
 
 impl Ticket {
@@ -71,6 +79,9 @@ impl Ticket {
             retry_of: None,
             fingerprint: None,
             idempotency_key: None,
+            rules: Vec::new(),
+            warnings: Vec::new(),
+            downgraded: None,
         }
     }
 

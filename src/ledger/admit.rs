@@ -9,7 +9,9 @@ use super::request::{AdmitRequest, Admitted, Denied, Reply};
 use super::state::State;
 use crate::budget::{Bound, Window, percent_used, words};
 use crate::domain::call::BudgetHold;
-use crate::domain::{Budget, Code, Enforcement, Metric, Micros, Money, Reservation};
+use crate::domain::catalogue::KeyStatus;
+use crate::domain::policy::RuleSeen;
+use crate::domain::{Budget, Code, Dimension, Enforcement, Metric, Micros, Money, Reservation};
 use crate::policy;
 
 /// No output is cut below this many tokens per choice: a shorter answer helps nobody.
@@ -67,11 +69,13 @@ struct Refused<'a> {
     message: String,
     by: Option<String>,
     budget: Option<&'a Covering<'a>>,
+    /// Where rules were looked at again: what they say now.
+    rules: Option<Vec<RuleSeen>>,
 }
 
 impl Refused<'_> {
     fn new(code: Code, message: impl Into<String>) -> Self {
-        Refused { code, message: message.into(), by: None, budget: None }
+        Refused { code, message: message.into(), by: None, budget: None, rules: None }
     }
 }
 
@@ -82,7 +86,7 @@ pub(super) fn admit(state: &State, at: Micros, request: &AdmitRequest) -> Decisi
     }
     let bound =
         Bound { fixed: request.fixed, per_output_token: request.per_output_token, input_tokens: admit.input_bound };
-    if let Some(refused) = gone(state, at, admit) {
+    if let Some(refused) = gone(state, at, request) {
         return deny(state, at, request, &bound, refused);
     }
     let covering: Vec<Covering> = state
@@ -121,7 +125,8 @@ fn already_open(state: &State, at: Micros, admit: &Admit) -> Decision {
 }
 
 /// Looks again where the catalogue moved on after the edge had judged. Expiry is looked at always: it needs no change.
-fn gone<'a>(state: &State, at: Micros, admit: &Admit) -> Option<Refused<'a>> {
+fn gone<'a>(state: &State, at: Micros, request: &AdmitRequest) -> Option<Refused<'a>> {
+    let admit = &request.admit;
     let (catalogue, who) = (state.catalogue(), &admit.who);
     let key = catalogue.keys.get(&who.credential);
     if key.is_some_and(|k| k.expires_at.is_some_and(|end| end <= at)) {
@@ -131,8 +136,9 @@ fn gone<'a>(state: &State, at: Micros, admit: &Admit) -> Option<Refused<'a>> {
     if catalogue.revision == admit.catalogue_revision {
         return None;
     }
-    if !catalogue.stands_for(&who.credential, &who.service) || !catalogue.services.contains_key(&who.service) {
-        let message = format!("Weighbridge: the credential {} is not valid (any more).", who.credential);
+    let key_holds = key.is_some_and(|k| k.status == KeyStatus::Active && k.service == who.service);
+    if !key_holds || !catalogue.services.contains_key(&who.service) {
+        let message = format!("Weighbridge: key {} is not valid (any more).", who.credential);
         return Some(Refused::new(Code::KeyInvalid, message));
     }
     if !catalogue.providers.contains_key(&admit.provider) {
@@ -140,10 +146,25 @@ fn gone<'a>(state: &State, at: Micros, admit: &Admit) -> Option<Refused<'a>> {
         return Some(Refused::new(Code::UnknownPath, message));
     }
     let policies: Vec<_> = catalogue.policies_in_order().into_iter().cloned().collect();
-    let key_models = key.and_then(|k| k.allow_models.as_deref());
-    let denied = policy::judge(&policies, |d| dimension(admit, d), admit.model.as_deref(), key_models).denied?;
+    let unknown = policy::Facts::default();
+    let asked = policy::Asked {
+        catalogue,
+        who,
+        provider: &admit.provider,
+        endpoint: &admit.endpoint,
+        metered: !admit.unmetered,
+        model: dimension(admit, Dimension::Model),
+        at,
+        facts: request.policy.facts.as_deref().unwrap_or(&unknown),
+        key_models: key.and_then(|k| k.allow_models.as_deref()),
+        // What a call is changed to was decided where its price was known, and holds.
+        left: &|| None,
+    };
+    let verdict = policy::judge(&policies, &asked);
+    // A rule that asks for what nobody looked up came into force after the edge had judged: the call is too early.
+    let denied = verdict.denied.or(verdict.unjudged)?;
     let message = format!("Weighbridge: {}.", denied.message);
-    Some(Refused { by: Some(denied.by), ..Refused::new(denied.code, message) })
+    Some(Refused { by: Some(denied.by), rules: Some(verdict.rules), ..Refused::new(denied.code, message) })
 }
 
 /// Output tokens wanted, all choices together: every sum here is of this kind.
@@ -268,7 +289,8 @@ fn go(
     admit.catalogue_revision = state.catalogue().revision;
     admit.hold = bound.cost(output);
     admit.output_bound = output;
-    admit.output_limit = (most < wanted(request)).then(|| most / request.choices.max(1));
+    let lowered = (most < wanted(request)).then(|| most / request.choices.max(1));
+    admit.output_limit = lowered.or(request.policy.output_limit);
     admit.holds = covering
         .iter()
         .map(|c| BudgetHold {
@@ -302,7 +324,7 @@ fn go(
 
 /// Writes a refusal down: first what the budget that refuses should have warned of, then the DENY.
 fn deny(state: &State, at: Micros, request: &AdmitRequest, bound: &Bound, refused: Refused) -> Decision {
-    let Refused { code, message, by, budget } = refused;
+    let Refused { code, message, by, budget, rules } = refused;
     let mut entries = Vec::new();
     if let Some(c) = budget {
         warned(state, c.budget, &c.window.id, None, &mut entries);
@@ -328,6 +350,7 @@ fn deny(state: &State, at: Micros, request: &AdmitRequest, bound: &Bound, refuse
         catalogue_revision: state.catalogue().revision,
         retry_of: admit.retry_of,
         count: 1,
+        rules: rules.unwrap_or_else(|| admit.rules.clone()),
     };
     let seq = state.next_seq() + entries.len() as u64;
     let body = Body::Deny(Box::new(record));

@@ -13,7 +13,7 @@
 //! | kind | group 0 |
 //! |---|---|
 //! | 1 ADMIT, 2 SETTLE, 3 DENY | the records of that name below |
-//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify, 14 issuer; 12 true = staged |
+//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify; 12 true = staged |
 //! | 8 CATALOGUE, noun `apply` | 0 actor, 1 `apply`, 2 `openings`, `effect` or `dropped`, 13 of the staged entries: 0 the first, 1 how many, 2 their hash, 3 openings of budgets |
 //! | 9 PRICE | 0 actor, 1 `price`, 2 price list, 10 model, 11 prices (absent = none of our own), 12 true = staged |
 //! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings, 4 true = staged; or 0 actor, 1 id, 5 allocation |
@@ -46,11 +46,10 @@ use crate::domain::budget::{
 };
 use crate::domain::call::{BudgetHold, CostLine};
 use crate::domain::catalogue::{
-    Change, Key, KeyStatus, Notify, OnClientAbort, Organisation, Owner, OwnerKind, Policy, PriceOverride, Provider,
-    Service,
+    Change, Key, KeyStatus, Notify, OnClientAbort, Organisation, Owner, OwnerKind, PriceOverride, Provider, Service,
 };
 use crate::domain::identity::{Assurance, Attribution, Charge, Environment, ServiceKind};
-use crate::domain::trust::{Issuer, KeySource, Profile, TrustRule};
+use crate::domain::policy::{Downgrade, Mode, Per, Policy, RuleResult, RuleSeen, Unpriced};
 
 named!(Environment { Prod = "prod", Pilot = "pilot", Test = "test", Exploratory = "exploratory" });
 named!(Assurance { A0 = "A0", A1 = "A1", A2 = "A2", A3 = "A3" });
@@ -60,9 +59,11 @@ named!(ServiceKind {
 named!(OwnerKind { Person = "person", Team = "team" });
 named!(KeyStatus { Active = "active", Suspended = "suspended", Revoked = "revoked" });
 named!(OnClientAbort { Cancel = "cancel", Drain = "drain" });
-named!(Profile {
-    Generic = "generic", Kubernetes = "kubernetes", GithubActions = "github-actions", Gcp = "gcp", Azure = "azure",
-    AwsOutbound = "aws-outbound", SpiffeJwt = "spiffe-jwt", OauthAt = "oauth-at",
+named!(Mode or Enforce { Observe = "observe", Warn = "warn", Enforce = "enforce" });
+named!(Per or Key { Key = "key", Service = "service", Policy = "policy" });
+named!(Unpriced { Deny = "deny", FamilyMax = "family_max", Allow = "allow" });
+named!(RuleResult {
+    Allowed = "allowed", Observed = "observed", Warned = "warned", Changed = "changed", Denied = "denied", Unknown = "unknown",
 });
 named!(Metric { Usd = "usd", Tokens = "tokens", Calls = "calls", ToolCalls = "tool_calls" });
 named!(Enforcement { Hard = "hard", Alert = "alert" });
@@ -79,7 +80,9 @@ record!(Admit as "an ADMIT" {
     0 = call, 1 = attempt, 2 = received_at, 3 = who, 4 = provider, 5 = dialect, 6 = endpoint, 7 = unmetered, 8 = stream,
     9 = job, 10 = model, 11 = price_model, 12 = price_book, 13 = catalogue_revision, 14 = tools_offered, 15 = hold,
     16 = holds, 17 = input_bound, 18 = output_bound, 19 = output_limit, 20 = unbounded, 21 = retry_of, 22 = lease_until,
+    23 = model_sent, 24 = rules,
 });
+record!(RuleSeen as "a rule" { 0 = by, 1 = rule, 2 = result, 3 = note });
 record!(Attribution as "an attribution" {
     0 = service, 1 = agent, 2 = application, 3 = owner, 4 = business_unit, 5 = cost_centre, 6 = tenant, 7 = environment,
     8 = workflow, 9 = run, 10 = prompt_class, 11 = principal, 12 = charged_to, 13 = chain, 14 = credential,
@@ -98,7 +101,7 @@ record!(CostLine as "a cost line" {
 record!(Deny as "a DENY" {
     0 = call, 1 = received_at, 2 = who, 3 = code, 4 = detail, 5 = by, 6 = provider, 7 = dialect, 8 = endpoint,
     9 = stream, 10 = model, 11 = http_status, 12 = tools_offered, 13 = hold, 14 = available, 15 = catalogue_revision,
-    16 = retry_of, 17 = count,
+    16 = retry_of, 17 = count, 18 = rules,
 });
 record!(Alert as "an ALERT" { 0 = budget, 1 = period, 2 = kind, 3 = threshold });
 record!(Opening as "an opening" { 0 = period, 1 = posted });
@@ -118,21 +121,20 @@ record!(Key as "a key" {
 });
 record!(Provider as "a provider" {
     0 = id, 1 = dialect, 2 = base_url, 3 = internal, 4 = models, 5 = price_as, 6 = idle_timeout_s, 7 = on_client_abort,
-    8 = position,
+    8 = position, 9 = region,
 });
 record!(Policy as "a policy" {
     0 = id, 1 = matches, 2 = allow_models, 3 = deny_models, 4 = allow_unmetered, 5 = allow_unpriced,
-    6 = allow_unbounded, 7 = position,
+    6 = allow_unbounded, 7 = position, 8 = mode, 9 = allow_endpoints, 10 = deny_endpoints, 11 = allow_tools,
+    12 = deny_tools, 13 = allow_providers, 14 = deny_providers, 15 = allow_regions, 16 = allow_networks,
+    17 = deny_networks, 18 = require_headers, 19 = require_owner, 20 = require_fields, 21 = hours,
+    22 = max_output_tokens, 23 = max_input_tokens, 24 = max_calls_per_minute, 25 = max_tokens_per_minute,
+    26 = max_concurrent, 27 = per, 28 = queue_ms, 29 = downgrade, 30 = unpriced_policy,
 });
+record!(Downgrade as "a downgrade" { 0 = below_percent, 1 = to });
 record!(PriceOverride as "a price" {
     0 = provider, 1 = model, 2 = component, 3 = usd, 4 = per, 5 = effective_from, 6 = note,
 });
-record!(Issuer as "an issuer" {
-    0 = id, 1 = iss, 2 = keys, 3 = refresh_s, 4 = algorithms, 5 = audience, 6 = max_lifetime_s, 7 = types, 8 = profile,
-    9 = shared, 10 = rules,
-});
-record!(TrustRule as "a trust rule" { 0 = id, 1 = claims, 2 = service, 3 = agent, 4 = environment });
-record!(KeySource as "a source of keys" { 0 = url, 1 = file, 2 = inline, 3 = ca, 4 = internal });
 record!(Notify as "a notify" { 0 = id, 1 = webhook });
 record!(Limit as "a limit" { 0 = metric, 1 = amount });
 record!(Budget as "a budget" {
@@ -157,12 +159,10 @@ struct Declared {
     prices: Vec<PriceOverride>,
     staged: bool,
     apply: Option<Stage>,
-    issuer: Option<Issuer>,
 }
 record!(Declared as "a CATALOGUE or PRICE" {
     0 = actor, 1 = noun, 2 = id, 3 = organisation, 4 = owner, 5 = service, 6 = key, 7 = provider, 8 = policy,
     9 = notify, 10 = model, 11 = prices, 12 = staged, 13 = apply,
-    14 = issuer,
 });
 struct Stage {
     first: u64,
@@ -259,7 +259,6 @@ fn bare(actor: &str, noun: &str, id: String) -> Declared {
         prices: Vec::new(),
         staged: false,
         apply: None,
-        issuer: None,
     }
 }
 
@@ -274,7 +273,6 @@ fn declared(actor: &str, change: &Change) -> Declared {
         Change::Provider(_, v) => d.provider = v,
         Change::Policy(_, v) => d.policy = v,
         Change::Notify(_, v) => d.notify = v,
-        Change::Issuer(_, v) => d.issuer = v,
         // Budgets have a kind of their own; should one come here, its id is all that is kept.
         Change::Budget(..) => {}
         Change::Price { provider, model, prices } => {
@@ -326,7 +324,6 @@ fn change(d: Declared) -> Result<(String, Change), CodecError> {
         "provider" => Change::Provider(id, d.provider),
         "policy" => Change::Policy(id, d.policy),
         "notify" => Change::Notify(id, d.notify),
-        "issuer" => Change::Issuer(id, d.issuer),
         "price" => Change::Price { provider: id, model: d.model.ok_or(lacks("model"))?, prices: d.prices },
         _ => return Err(CodecError::Name { what: "noun", value: d.noun.chars().take(40).collect() }),
     };

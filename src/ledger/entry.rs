@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::domain::call::BudgetHold;
+use crate::domain::policy::RuleSeen;
 use crate::domain::{
     Allocation, Attribution, Budget, CallId, Change, Code, CostBasis, CostLine, Micros, Money, Outcome, Usage,
     UsageBasis,
@@ -196,6 +197,11 @@ pub struct Admit {
     pub retry_of: Option<CallId>,
     /// When an open hold without an outcome is settled from itself.
     pub lease_until: Micros,
+    /// The model that was asked of the provider, where a policy put another in place of `model`: what budgets and prices
+    /// go by.
+    pub model_sent: Option<String>,
+    /// Rules of policies that were looked at, in order; at most [`crate::policy::MOST_RULES`].
+    pub rules: Vec<RuleSeen>,
 }
 
 /// What an attempt did cost. `ref` is its ADMIT. The whole actual cost, once.
@@ -249,6 +255,8 @@ pub struct Deny {
     pub retry_of: Option<CallId>,
     /// Unidentified attempts beyond 60 a minute from one prefix are folded: how many this entry stands for.
     pub count: u64,
+    /// Rules of policies that were looked at, in order.
+    pub rules: Vec<RuleSeen>,
 }
 
 /// A threshold crossed or a refusal by a budget.

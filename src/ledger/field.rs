@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::cbor::{CborError, Reader, Writer};
+use crate::domain::policy::Hours;
 use crate::domain::{CallId, Code, Component, CostBasis, Dimension, Micros, Money, Outcome, Usage, UsageBasis};
 
 /// Why bytes are not an entry.
@@ -282,40 +283,6 @@ text_map!(Dimension, |k: &Dimension| k.name(), |k: &str| {
     Dimension::from_name(k).ok_or_else(|| CodecError::Name { what: "dimension", value: k.to_owned() })
 });
 
-/// Text → texts, in the order of the keys' encodings.
-impl Field for BTreeMap<String, Vec<String>> {
-    fn put(&self, w: &mut Writer) {
-        let mut pairs: Vec<_> = self.iter().collect();
-        pairs.sort_by_key(|(key, _)| (key.len(), *key));
-        w.map(pairs.len());
-        for (key, values) in pairs {
-            w.text(key);
-            values.put(w);
-        }
-    }
-    fn get(r: &mut Reader) -> Result<Self, CodecError> {
-        let mut map = BTreeMap::new();
-        r.map(
-            |r| Ok(r.text().map(drop)?),
-            |r| {
-                let key = r.text()?.to_owned();
-                map.insert(key, Vec::get(r)?);
-                Ok::<_, CodecError>(())
-            },
-        )?;
-        Ok(map)
-    }
-    fn show(&self) -> Value {
-        Value::Object(self.iter().map(|(k, v)| (k.clone(), v.show())).collect())
-    }
-    fn is_absent(&self) -> bool {
-        self.is_empty()
-    }
-    fn absent() -> Option<Self> {
-        Some(BTreeMap::new())
-    }
-}
-
 /// A map of component number to count.
 impl Field for Usage {
     fn put(&self, w: &mut Writer) {
@@ -358,6 +325,19 @@ macro_rules! numbered {
     })* };
 }
 numbered!(Outcome, UsageBasis, CostBasis, Code, Component);
+
+/// Values with one text of their own, which reading gives back.
+macro_rules! textual {
+    ($($type:ty as $what:literal),*) => { $(impl Field for $type {
+        fn put(&self, w: &mut Writer) { w.text(&self.to_string()) }
+        fn get(r: &mut Reader) -> Result<Self, CodecError> {
+            let text = r.text()?;
+            text.parse().map_err(|_| CodecError::Name { what: $what, value: text.chars().take(40).collect() })
+        }
+        fn show(&self) -> Value { self.to_string().into() }
+    })* };
+}
+textual!(ipnet::IpNet as "network", Hours as "window of hours");
 
 /// Enumerations written as their names. With `or X`, what is left out stands for `X`.
 macro_rules! named {

@@ -168,11 +168,12 @@ impl BudgetIndex {
     }
 }
 
-/// The value of a dimension, as far as a call has one when it is admitted: `model` is the one asked for.
+/// The value of a dimension, as far as a call has one when it is admitted: `model` is the one that the provider is asked
+/// for.
 pub fn dimension(admit: &Admit, dimension: Dimension) -> Option<&str> {
     match dimension {
         Dimension::Provider => Some(&admit.provider),
-        Dimension::Model => admit.model.as_deref(),
+        Dimension::Model => admit.model_sent.as_deref().or(admit.model.as_deref()),
         _ => admit.who.dimension(dimension),
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::domain::{CallId, Change, Code, Micros, Money};
 
+use crate::policy::Facts;
+
 use super::entry::{Admit, Deny, Erasable, Settle};
 
 /// A request to the state machine.
@@ -137,6 +139,17 @@ pub struct AdmitRequest {
     pub allow_unpriced: bool,
     /// A path we do not meter may go although a hard budget covers the caller.
     pub allow_unmetered: bool,
+    /// What policies asked about and what they changed.
+    pub policy: Judged,
+}
+
+/// What the edge tells of the policies it judged a call by.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    /// For another look, should policies have changed meanwhile; absent where there was no policy.
+    pub facts: Option<Box<Facts>>,
+    /// The output cap that a policy writes into the request, in tokens per choice. `output_wanted` is not above it.
+    pub output_limit: Option<u64>,
 }
 
 /// The answer to a request, given once it is durable.

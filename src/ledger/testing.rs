@@ -69,6 +69,8 @@ pub fn admit(call: u128, fixed: Money) -> AdmitRequest {
             unbounded: false,
             retry_of: None,
             lease_until: NOON.plus_seconds(600),
+            model_sent: None,
+            rules: Vec::new(),
         },
         erasable: Erasable::default(),
         fixed,
@@ -80,6 +82,7 @@ pub fn admit(call: u128, fixed: Money) -> AdmitRequest {
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,
+        policy: Default::default(),
     }
 }
 
@@ -163,6 +166,7 @@ pub fn provider() -> Provider {
         idle_timeout_s: 300,
         on_client_abort: Default::default(),
         position: 0,
+        region: None,
     }
 }
 

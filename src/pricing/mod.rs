@@ -7,6 +7,7 @@
 //! Arithmetic is exact; each line is rounded half-even to 10⁻¹⁵ USD, and a total is the sum of its lines.
 
 mod facts;
+mod family;
 mod listing;
 mod overrides;
 mod rate;

@@ -44,6 +44,12 @@ pub fn check_price(usd: &str, per: u64) -> Result<(), String> {
 }
 
 impl Overrides {
+    /// The models of a list that have prices of their own, as declared, without those that are patterns.
+    pub(super) fn models(&self, list: &str) -> impl Iterator<Item = &str> {
+        let all = self.by_list.get(list).into_iter().flatten();
+        all.map(|o| o.model.as_str()).filter(|model| !model.contains('*'))
+    }
+
     /// Prices that cannot be read are left out: `check_price` keeps them from being declared.
     pub(super) fn new<'a>(prices: impl Iterator<Item = &'a PriceOverride>) -> Overrides {
         let mut by_list = HashMap::<String, Vec<Override>>::new();

@@ -10,10 +10,14 @@ mod csv;
 mod export;
 mod forecast;
 mod receipt;
+mod replay;
+mod simulate;
 mod spend;
 #[cfg(test)]
 mod tests;
+mod what_if;
 
+use crate::domain::policy::RuleSeen;
 use crate::domain::{Call, Dimension, Filter, Micros};
 use crate::ledger::entry::{Erasable, Kind};
 pub use crate::rollup::{Measures, Step};
@@ -26,7 +30,10 @@ pub use csv::{CsvStyle, guarded};
 pub use export::{Export, Stamp, export_calls, export_spend, file_name};
 pub use forecast::{Outlook, forecast, forecasts};
 pub use receipt::receipt;
+pub use replay::{MOST_JUDGED, Replay, ReplayCall, ReplayRule, ReplayService, replay};
+pub use simulate::{Answer, AnswerRefusal, Question, simulate};
 pub use spend::{SpendRowView, SpendTotalView, spend};
+pub use what_if::{MOST_REPLAYED, WhatIf, WhatIfPeriod, WhatIfService, what_if};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +93,10 @@ pub struct Spend {
 #[derive(Clone, Debug)]
 pub struct Receipt {
     pub call: Call,
+    /// Rules of policies that were looked at, in order.
+    pub rules: Vec<RuleSeen>,
+    /// The model that was asked of the provider, where a policy put it in place of the caller's.
+    pub model_sent: Option<String>,
     pub entries: Vec<ReceiptEntry>,
     /// The tree of the newest of its entries.
     pub epoch: u64,

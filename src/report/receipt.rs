@@ -16,8 +16,17 @@ pub fn receipt(ledger: &Ledger, id: CallId) -> Result<Option<Receipt>, ReportErr
     let head = ledger.head();
     let (mut epoch, mut tree_size, mut root) = (head.epoch, head.size, head.root);
     let mut entries = Vec::new();
+    let (mut rules, mut model_sent) = (Vec::new(), None);
     for (entry, erasable) in life(ledger, &call)? {
         let Some(kind) = Kind::from_number(kind_of(&entry.body)) else { continue };
+        match &entry.body {
+            Body::Admit(admit) => {
+                rules.clone_from(&admit.rules);
+                model_sent = admit.model_sent.clone().or(model_sent);
+            }
+            Body::Deny(deny) => rules.clone_from(&deny.rules),
+            _ => {}
+        }
         let proven = ledger.proven(entry.seq, &head)?;
         (epoch, tree_size, root) = (proven.epoch, proven.tree_size, proven.root);
         entries.push(ReceiptEntry {
@@ -31,7 +40,7 @@ pub fn receipt(ledger: &Ledger, id: CallId) -> Result<Option<Receipt>, ReportErr
             erasable,
         });
     }
-    Ok(Some(Receipt { call, entries, epoch, tree_size, root }))
+    Ok(Some(Receipt { call, rules, model_sent, entries, epoch, tree_size, root }))
 }
 
 /// The entries that are about the call, in order: what began it, what ended it, what was noted beside.

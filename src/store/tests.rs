@@ -62,6 +62,7 @@ fn admit_as_of(call: u128, revision: u64) -> Request {
         max_cost: None,
         allow_unpriced: true,
         allow_unmetered: true,
+        policy: Default::default(),
     }))
 }
 

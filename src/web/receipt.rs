@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::tz::TimeZone;
 
 use crate::domain::identity::Provenance;
+use crate::domain::policy::{RuleResult, RuleSeen};
 use crate::domain::{Call, CallId, Catalogue, Component, CostBasis, Dimension, Metric, Money, Outcome, UsageBasis};
 use crate::report::{Receipt, ReceiptEntry};
 
@@ -39,6 +40,7 @@ struct ReceiptPage {
     lines: Vec<Line>,
     usage: Vec<Fact>,
     decision: Vec<Fact>,
+    rules: Vec<RuleRow>,
     timeline: Vec<Moment>,
     tree_size: String,
     root: String,
@@ -51,6 +53,34 @@ struct RefusalLine {
     code: &'static str,
     by: Option<String>,
     words: &'static str,
+}
+
+/// A rule that was looked at.
+pub(super) struct RuleRow {
+    pub by: String,
+    pub href: Option<String>,
+    pub rule: String,
+    pub result: &'static str,
+    /// A tag's colour; empty for what was merely kept.
+    pub tone: &'static str,
+    pub note: String,
+}
+
+impl RuleRow {
+    pub(super) fn of(seen: &RuleSeen) -> RuleRow {
+        RuleRow {
+            href: seen.by.strip_prefix("policy:").map(|id| format!("/policies/{id}")),
+            by: seen.by.strip_prefix("policy:").unwrap_or(&seen.by).to_owned(),
+            rule: seen.rule.clone(),
+            result: seen.result.name(),
+            tone: match seen.result {
+                RuleResult::Denied => "bad",
+                RuleResult::Allowed => "good",
+                RuleResult::Changed | RuleResult::Warned | RuleResult::Observed | RuleResult::Unknown => "warn",
+            },
+            note: seen.note.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// A name and its value, with a remark.
@@ -142,7 +172,8 @@ impl ReceiptPage {
             price_words: price_words(call),
             lines: lines(call),
             usage: usage(call),
-            decision: decision(call, &catalogue),
+            decision: decision(receipt, &catalogue),
+            rules: receipt.rules.iter().map(RuleRow::of).collect(),
             timeline: timeline(call, &receipt.entries, &zone),
             tree_size: format::count(receipt.tree_size),
             root: format::hex(&receipt.root),
@@ -326,7 +357,8 @@ fn usage(call: &Call) -> Vec<Fact> {
     facts
 }
 
-fn decision(call: &Call, catalogue: &Catalogue) -> Vec<Fact> {
+fn decision(receipt: &Receipt, catalogue: &Catalogue) -> Vec<Fact> {
+    let call = &receipt.call;
     let mut facts = vec![match &call.refusal {
         Some((code, by)) => Fact::new("decision", "refused").note(match by {
             Some(by) => format!("{code}, by {by}"),
@@ -364,8 +396,15 @@ fn decision(call: &Call, catalogue: &Catalogue) -> Vec<Fact> {
         facts.push(Fact::new(word, format!("USD {}", format::exact_money(difference))));
     }
     if let Some(limit) = call.output_limit {
-        let note = "written into the request so that the budgets could afford it";
+        let by_rule = receipt.rules.iter().any(|r| r.rule == "max_output_tokens" && r.result == RuleResult::Changed);
+        let note = match by_rule {
+            true => "written into the request, as a policy says",
+            false => "written into the request so that the budgets could afford it",
+        };
         facts.push(Fact::new("output cap", format!("{} tokens", format::count(limit))).note(note));
+    }
+    if let Some(sent) = &receipt.model_sent {
+        facts.push(Fact::new("model sent", sent.clone()).note("in place of the one asked for, as a policy says"));
     }
     facts.push(Fact::new("catalogue", format!("revision {}", call.catalogue_revision)));
     facts
@@ -435,6 +474,8 @@ fn as_json(receipt: &Receipt) -> serde_json::Value {
     });
     serde_json::json!({
         "call": receipt.call,
+        "rules": receipt.rules,
+        "model_sent": receipt.model_sent,
         "entries": entries.collect::<Vec<_>>(),
         "tree": { "size": receipt.tree_size, "root": format::hex(&receipt.root), "hash": "RFC 6962, SHA-256" },
     })

@@ -153,6 +153,8 @@ fn admit(id: CallId, at: Micros, n: usize, revision: u64) -> Ask {
             unbounded: false,
             retry_of: None,
             lease_until: at.plus_seconds(900),
+            model_sent: None,
+            rules: Vec::new(),
         },
         erasable: Erasable::default(),
         fixed: "0.01".parse().unwrap(),
@@ -164,6 +166,7 @@ fn admit(id: CallId, at: Micros, n: usize, revision: u64) -> Ask {
         max_cost: None,
         allow_unpriced: false,
         allow_unmetered: false,
+        policy: Default::default(),
     }))
 }
 
@@ -224,6 +227,7 @@ fn deny(id: CallId, at: Micros) -> Ask {
             catalogue_revision: 9,
             retry_of: None,
             count: 1,
+            rules: Vec::new(),
         }),
         erasable: Box::default(),
     }

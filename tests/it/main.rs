@@ -12,9 +12,9 @@ mod gateway;
 mod hostile;
 /// What runs now, seen and ended from outside.
 mod live;
+/// Policies: rules, modes, rates, changes on the way.
+mod policies;
 /// Refusals in the caller's dialect.
 mod refusals;
 /// Connections: HTTP/2, TLS, shut-down.
 mod transport;
-/// Workload tokens: who is believed, and what stands on record.
-mod workloads;

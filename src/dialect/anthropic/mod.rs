@@ -34,7 +34,12 @@ impl Dialect for Anthropic {
 
     /// Anthropic always sends usage: only the output cap is ever written.
     fn edit(&self, facts: &CallFacts, body: &Bytes, edit: &Edit) -> Bytes {
-        members::edit(body, false, facts.output_cap_field.zip(edit.output_cap))
+        let body = members::rewrite(body, "model", edit.model.as_deref());
+        members::edit(&body, false, facts.output_cap_field.zip(edit.output_cap))
+    }
+
+    fn tool_names(&self, _: &CallFacts, body: &[u8]) -> Option<Vec<String>> {
+        request::tool_names(body)
     }
 
     fn prompt_text(&self, _: &CallFacts, body: &[u8]) -> String {

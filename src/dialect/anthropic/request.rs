@@ -32,6 +32,7 @@ pub fn read(endpoint: &'static str, metering: Metering, body: &[u8]) -> Result<C
     if facts.model.is_none() {
         return Err(DialectError("`model` is missing: name the model, such as \"model\": \"claude-opus-5\"".into()));
     }
+    facts.model_in_body = true;
     facts.stream = members.truth("stream")?.unwrap_or(false);
     let field = if endpoint == "complete" { "max_tokens_to_sample" } else { "max_tokens" };
     facts.output_cap = members.count(field)?;
@@ -78,6 +79,23 @@ fn hosted(tool: &RawValue, facts: &mut CallFacts) {
         facts.input_allowance += 700;
     }
     facts.unbounded |= runs_there.iter().any(|p| kind.starts_with(p));
+}
+
+/// Names of the tools offered; of those that run at Anthropic, their types.
+pub fn tool_names(body: &[u8]) -> Option<Vec<String>> {
+    let members = Members::of_body(body, &[]).ok()?;
+    let named = |tool: &RawValue| {
+        let tool = Members::of(tool)?;
+        let text = |name: &str| tool.text(name).ok().flatten();
+        text("type").filter(|kind| kind != "custom").or_else(|| text("name"))
+    };
+    // One that has no name can be in no list of names.
+    let mut names: Vec<String> =
+        members.list("tools").into_iter().map(|tool| named(tool).unwrap_or_else(|| "(unnamed)".to_owned())).collect();
+    if members.get("mcp_servers").is_some() {
+        names.push("mcp".to_owned());
+    }
+    Some(names)
 }
 
 /// The text of a request, for counting.

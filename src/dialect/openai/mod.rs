@@ -38,7 +38,12 @@ impl Dialect for OpenAi {
     }
 
     fn edit(&self, facts: &CallFacts, body: &Bytes, edit: &Edit) -> Bytes {
-        members::edit(body, edit.include_usage, facts.output_cap_field.zip(edit.output_cap))
+        let body = members::rewrite(body, "model", edit.model.as_deref());
+        members::edit(&body, edit.include_usage, facts.output_cap_field.zip(edit.output_cap))
+    }
+
+    fn tool_names(&self, _: &CallFacts, body: &[u8]) -> Option<Vec<String>> {
+        request::tool_names(body)
     }
 
     fn prompt_text(&self, _: &CallFacts, body: &[u8]) -> String {

@@ -64,7 +64,9 @@ pub fn read(
     // A template kept at the vendor (OpenAI's `prompt` object, Portkey's path) may name the model itself.
     let stored_prompt = members.get("prompt").is_some_and(|p| p.get().starts_with('{'));
     let templated = stored_prompt || head.path.split('/').any(|p| p == "prompts");
-    facts.model = members.text("model")?.filter(|m| !m.is_empty()).or_else(|| deployment(head.path));
+    facts.model = members.text("model")?.filter(|m| !m.is_empty());
+    facts.model_in_body = facts.model.is_some();
+    facts.model = facts.model.or_else(|| deployment(head.path));
     if facts.model.is_none() && !templated {
         return Err(DialectError("`model` is missing: name the model, such as \"model\": \"gpt-5.2\"".into()));
     }
@@ -206,6 +208,30 @@ fn claims(members: &Members, claimed: &mut BTreeMap<String, String>) {
             claimed.insert(format!("metadata.{}", cut(name, 64)), cut(&value, MAX_CLAIM).into());
         }
     }
+}
+
+/// Names of the tools offered; of those that run at the provider, their types.
+pub fn tool_names(body: &[u8]) -> Option<Vec<String>> {
+    let members = Members::of_body(body, &[]).ok()?;
+    let text = |members: &Members, name: &str| members.text(name).ok().flatten();
+    let named = |tool: &RawValue| {
+        let tool = Members::of(tool)?;
+        let kind = text(&tool, "type");
+        match kind.as_deref() {
+            None | Some("function" | "custom") => {
+                let inside = ["function", "custom"].into_iter().find_map(|k| tool.get(k)).and_then(Members::of);
+                text(&tool, "name").or_else(|| text(&inside?, "name"))
+            }
+            Some(_) => kind,
+        }
+    };
+    // One that has no name can be in no list of names.
+    let all = members.list("tools").into_iter().chain(members.list("functions"));
+    let mut names: Vec<String> = all.map(|tool| named(tool).unwrap_or_else(|| "(unnamed)".to_owned())).collect();
+    if members.get("web_search_options").is_some() {
+        names.push("web_search".to_owned());
+    }
+    Some(names)
 }
 
 /// The text of a request, for counting.

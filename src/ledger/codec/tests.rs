@@ -87,6 +87,7 @@ fn full_deny() -> Deny {
         catalogue_revision: 12,
         retry_of: Some(CallId(8)),
         count: 60,
+        rules: Vec::new(),
     }
 }
 
@@ -129,6 +130,7 @@ fn samples() -> Vec<(&'static str, Body)> {
         allow_unpriced: false,
         allow_unbounded: true,
         position: 3,
+        ..Policy::default()
     };
     let price = PriceOverride {
         provider: "openai".into(),

@@ -224,16 +224,8 @@ fn nothing_is_admitted_after_the_entry_that_forbids_it() {
     b.declare(vec![Change::Key(KEY.into(), Some(suspended))]);
     assert_eq!(denied(late(&mut b, &judged)).code, Code::KeyInvalid);
     b.declare(vec![Change::Key(KEY.into(), Some(key()))]);
-    let policy = crate::domain::Policy {
-        id: "no-frontier".into(),
-        matches: Default::default(),
-        allow_models: None,
-        deny_models: vec!["gpt-5*".into()],
-        allow_unmetered: false,
-        allow_unpriced: false,
-        allow_unbounded: false,
-        position: 0,
-    };
+    let policy =
+        crate::domain::Policy { id: "no-frontier".into(), deny_models: vec!["gpt-5*".into()], ..Default::default() };
     b.declare(vec![Change::Policy("no-frontier".into(), Some(policy))]);
     assert_eq!(denied(late(&mut b, &judged)).by.as_deref(), Some("policy:no-frontier"));
     b.declare(vec![Change::Policy("no-frontier".into(), None), Change::Provider("openai".into(), None)]);

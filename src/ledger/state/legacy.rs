@@ -134,10 +134,26 @@ now! {
     Key { id, hash, service, environment, created_at, expires_at, status, allow_models, note };
     Provider {
         id, dialect, base_url, internal, models, price_as, idle_timeout_s, on_client_abort, position
-    };
-    Policy { id, matches, allow_models, deny_models, allow_unmetered, allow_unpriced, allow_unbounded, position };
+    } and { region: None };
     PriceOverride { provider, model, component, usd, per, effective_from, note };
     Notify { id, webhook };
+}
+
+impl From<Policy> for domain::Policy {
+    fn from(old: Policy) -> domain::Policy {
+        let Policy {
+            id,
+            matches,
+            allow_models,
+            deny_models,
+            allow_unmetered,
+            allow_unpriced,
+            allow_unbounded,
+            position,
+        } = old;
+        let rules = domain::Policy { allow_unmetered, allow_unpriced, allow_unbounded, ..Default::default() };
+        domain::Policy { id, matches, allow_models, deny_models, position, ..rules }
+    }
 }
 
 impl From<Budget> for domain::Budget {

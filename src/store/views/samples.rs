@@ -120,6 +120,8 @@ pub fn admit(call: CallId, attempt: u8, who: Attribution, model: &str) -> Admit 
         unbounded: false,
         retry_of: None,
         lease_until: Micros(0),
+        model_sent: None,
+        rules: Vec::new(),
     }
 }
 
@@ -177,6 +179,7 @@ pub fn deny(call: CallId, who: Option<Attribution>, count: u64) -> Deny {
         catalogue_revision: 1,
         retry_of: None,
         count,
+        rules: Vec::new(),
     }
 }
 

@@ -95,6 +95,7 @@ impl Replay {
                 idle_timeout_s: 20,
                 on_client_abort: OnClientAbort::Cancel,
                 position,
+                region: None,
             };
             Change::Provider(id.clone(), Some(provider))
         });

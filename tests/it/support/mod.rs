@@ -169,6 +169,7 @@ impl TestApp {
                 idle_timeout_s: setup.idle_timeout_s,
                 on_client_abort: setup.on_client_abort,
                 position,
+                region: None,
             };
             Change::Provider(id.into(), Some(provider))
         };
