@@ -161,6 +161,10 @@ fn key(who: &Attribution) -> Key {
         status: KeyStatus::Active,
         allow_models: None,
         note: None,
+        not_before: None,
+        allow_cidrs: None,
+        lineage: None,
+        successor: None,
     }
 }
 

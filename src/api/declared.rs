@@ -33,7 +33,7 @@ struct Paths {
     body: SchemaOf,
 }
 
-const PATHS: [Paths; 8] = [
+const PATHS: [Paths; 9] = [
     paths(Kind::Service, "/services", "/services/{id}", |g| g.subschema_for::<file::Service>()),
     paths(Kind::Owner, "/owners", "/owners/{id}", |g| g.subschema_for::<file::Owner>()),
     Paths {
@@ -49,6 +49,7 @@ const PATHS: [Paths; 8] = [
     // The id of a price is `list/model`, or `list/model/component`: models have slashes.
     paths(Kind::Price, "/prices", "/prices/{*id}", |g| g.subschema_for::<file::Price>()),
     paths(Kind::Notify, "/notify", "/notify/{id}", |g| g.subschema_for::<file::Notify>()),
+    paths(Kind::Issuer, "/issuers", "/issuers/{id}", |g| g.subschema_for::<file::Issuer>()),
 ];
 
 const fn paths(kind: Kind, list: &'static str, one: &'static str, shape: SchemaOf) -> Paths {
@@ -97,6 +98,20 @@ pub fn endpoints() -> Vec<Endpoint> {
         )));
         all.push(endpoint("DELETE", one, "Remove one that nothing needs; a key is revoked", any, delete(remove)));
     }
+    let turn = move |State(api): State<Api>,
+                     Extension(actor): Extension<Actor>,
+                     Path(id): Path<String>,
+                     reason: Query<Reason>,
+                     text: Bytes| async move { rotate(&api, &actor, reason.0, &id, &text).await };
+    let mut rotate = endpoint(
+        "POST",
+        "/keys/{id}/rotate",
+        "Make its successor, whose secret is in this answer and never again; both work until the overlap ends",
+        |g| g.subschema_for::<KeyView>(),
+        post(turn),
+    );
+    rotate.body = Some(|g| g.subschema_for::<Rotate>());
+    all.push(rotate);
     let organisation: SchemaOf = |g| g.subschema_for::<file::Organisation>();
     all.push(endpoint("GET", "/organisation", "The organisation", organisation, get(show_organisation)));
     let mut change = endpoint("PATCH", "/organisation", "Change it", organisation, patch(alter_organisation));
@@ -269,6 +284,21 @@ async fn alter(
 ) -> Result<Json<Value>, ApiError> {
     let done = control::patch(&api.ledger, &api.by(actor, reason), kind, id, body(text)?).await?;
     answer(api, kind, done).await.map(Json)
+}
+
+/// How a key is rotated.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    /// How long both keys work, in seconds: 0 to 2592000. Default 86400
+    overlap_s: Option<i64>,
+}
+
+async fn rotate(api: &Api, actor: &Actor, reason: Reason, id: &str, text: &[u8]) -> Result<Response, ApiError> {
+    let asked = if text.is_empty() { Value::Object(Default::default()) } else { body(text)? };
+    let asked: Rotate = serde_json::from_value(asked).map_err(|e| ApiError::wrong("body", e.to_string()))?;
+    let done = control::rotate(&api.ledger, &api.by(actor, reason), id, asked.overlap_s).await?;
+    Ok((StatusCode::CREATED, Json(answer(api, Kind::Key, done).await?)).into_response())
 }
 
 async fn take(api: &Api, actor: &Actor, reason: Reason, kind: Kind, id: &str) -> Result<Json<Value>, ApiError> {

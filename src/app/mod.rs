@@ -43,6 +43,8 @@ const TICK: Duration = Duration::from_secs(10);
 const SCRUB: (Duration, u64) = (Duration::from_secs(1), 2 << 20);
 /// How often the ballast is looked at: it grows by 1 MiB at a time.
 const BALLAST: Duration = Duration::from_secs(5);
+/// How often keys of trusted issuers are looked at; each is read when it is due.
+const ISSUERS: Duration = Duration::from_secs(5);
 /// Connections beside those of calls: health checks, idle keep-alive.
 const SPARE_CONNECTIONS: usize = 1_024;
 
@@ -148,6 +150,7 @@ impl App {
         app.serve_gateway(gateway_door, tls.clone(), server.max_concurrent as usize);
         app.serve_web(web_door, tls, server);
         app.rest.spawn(background(app.ledger.clone(), app.gateway.clone(), app.stop_web.clone()));
+        app.rest.spawn(issuers(app.gateway.clone(), app.stop_web.clone()));
         app.rest.spawn(scrub(app.ledger.clone(), app.stop_web.clone()));
         Ok(app)
     }
@@ -293,6 +296,19 @@ async fn background(ledger: Ledger, gateway: Gateway, stop: CancellationToken) {
             tracing::warn!(%error, "leases could not be looked at");
         }
         gateway.write_folded(false).await;
+    }
+}
+
+/// Keeps the keys of trusted issuers fresh, so that no call has to ask for them.
+async fn issuers(gateway: Gateway, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(ISSUERS);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        gateway.refresh_issuers().await;
     }
 }
 

@@ -67,6 +67,8 @@ enum Noun {
     Price(price::Command),
     /// Where alerts go
     Notify(noun::Command),
+    /// Whose workload tokens are believed
+    Issuer(noun::Command),
     /// Who may sign in, and their tokens
     Operator(operator::Command),
     /// The journal as evidence
@@ -164,6 +166,7 @@ pub fn run() -> ExitCode {
         Noun::Provider(command) => command.run(&noun::PROVIDERS),
         Noun::Price(command) => command.run(),
         Noun::Notify(command) => command.run(&noun::NOTIFY),
+        Noun::Issuer(command) => command.run(&noun::ISSUERS),
         Noun::Operator(command) => command.run(),
         Noun::Ledger(command) => command.run(),
         Noun::Backup(command) => command.run(),

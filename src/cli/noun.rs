@@ -1,4 +1,4 @@
-//! What `service`, `owner`, `key`, `budget`, `policy`, `provider`, `price`, `notify` and `operator` have in common: list,
+//! What `service`, `owner`, `key`, `budget`, `policy`, `provider`, `price`, `notify`, `issuer` and `operator` have in common: list,
 //! show, create, update and delete, in the words of the configuration file.
 
 use clap::{Args, Subcommand};
@@ -29,6 +29,8 @@ pub const POLICIES: Noun = Noun { path: "/policies", columns: &["id", "mode", "m
 pub const PROVIDERS: Noun = Noun { path: "/providers", columns: &["id", "dialect", "base_url", "price_as", "models"] };
 pub const OPERATORS: Noun =
     Noun { path: "/operators", columns: &["id", "name", "role", "created_at", "disabled", "password"] };
+pub const ISSUERS: Noun =
+    Noun { path: "/issuers", columns: &["id", "iss", "profile", "audience", "jwks_url", "jwks_file"] };
 pub const NOTIFY: Noun = Noun { path: "/notify", columns: &["id", "webhook"] };
 
 #[derive(Debug, Args)]
@@ -101,7 +103,8 @@ pub async fn run(client: &Client, noun: &Noun, verb: Verb) -> Outcome {
     }
 }
 
-fn show(value: &Value, json: bool) -> Outcome {
+/// Prints one.
+pub fn show(value: &Value, json: bool) -> Outcome {
     if json { print_json(value) } else { table::print_one(value) }
 }
 

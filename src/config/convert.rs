@@ -2,10 +2,12 @@
 //! that each rule is applied in one place.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::domain::catalogue::Notify;
+use crate::domain::trust::{Issuer, KeySource, TrustRule};
 use crate::domain::{
     Budget, Component, Dimension, Enforcement, Environment, Limit, Metric, Micros, Money, Organisation, Owner, Policy,
     PriceOverride, Provider, Reservation, Service,
@@ -434,6 +436,69 @@ impl Noun for Policy {
             allow_unmetered: p.allow_unmetered,
             allow_unpriced: p.allow_unpriced,
             allow_unbounded: p.allow_unbounded,
+        }
+    }
+}
+
+impl Noun for Issuer {
+    type Written = file::Issuer;
+
+    fn read(w: file::Issuer) -> Result<Read<Issuer>, Vec<Problem>> {
+        let texts = |values: &file::OneOrMore| match values {
+            file::OneOrMore::One(one) => vec![one.clone()],
+            file::OneOrMore::More(more) => more.clone(),
+        };
+        let rule = |w: file::TrustRule| {
+            let claims = w.claims.iter().map(|(name, values)| (name.clone(), texts(values))).collect();
+            TrustRule { id: w.id, claims, service: w.service, agent: w.agent, environment: w.environment }
+        };
+        let keys =
+            KeySource { url: w.jwks_url, file: w.jwks_file, inline: w.jwks, ca: w.ca_file, internal: w.internal };
+        let value = Issuer {
+            id: w.id,
+            iss: w.iss,
+            keys,
+            refresh_s: w.refresh_s.unwrap_or(Issuer::DEFAULT_REFRESH_S),
+            algorithms: w.algorithms.unwrap_or_else(|| Issuer::DEFAULT_ALGORITHMS.map(str::to_owned).into()),
+            audience: w.audience.unwrap_or_else(|| "weighbridge".to_owned()),
+            max_lifetime_s: w.max_lifetime_s.unwrap_or(Issuer::DEFAULT_LIFETIME_S),
+            types: w.types,
+            profile: w.profile,
+            shared: w.shared,
+            rules: w.rule.into_iter().map(rule).map(Arc::new).collect(),
+        };
+        let problems = rules::issuer(&value);
+        Ok(Read::new(value, problems))
+    }
+
+    fn written(&self) -> file::Issuer {
+        let texts = |values: &Vec<String>| match values.as_slice() {
+            [one] => file::OneOrMore::One(one.clone()),
+            more => file::OneOrMore::More(more.to_vec()),
+        };
+        let rule = |rule: &Arc<TrustRule>| file::TrustRule {
+            id: rule.id.clone(),
+            claims: rule.claims.iter().map(|(name, values)| (name.clone(), texts(values))).collect(),
+            service: rule.service.clone(),
+            agent: rule.agent.clone(),
+            environment: rule.environment,
+        };
+        file::Issuer {
+            id: self.id.clone(),
+            iss: self.iss.clone(),
+            jwks_url: self.keys.url.clone(),
+            jwks_file: self.keys.file.clone(),
+            jwks: self.keys.inline.clone(),
+            ca_file: self.keys.ca.clone(),
+            internal: self.keys.internal,
+            refresh_s: Some(self.refresh_s),
+            algorithms: Some(self.algorithms.clone()),
+            audience: Some(self.audience.clone()),
+            max_lifetime_s: Some(self.max_lifetime_s),
+            types: self.types.clone(),
+            profile: self.profile,
+            shared: self.shared,
+            rule: self.rules.iter().map(rule).collect(),
         }
     }
 }

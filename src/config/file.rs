@@ -8,7 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::domain::catalogue::{OnClientAbort, OwnerKind};
 use crate::domain::policy::{Downgrade, Mode, Per, Unpriced};
-use crate::domain::{Dimension, Enforcement, MidstreamExceed, PeriodKind, Reservation, Rollover, ServiceKind};
+use crate::domain::trust::Profile;
+use crate::domain::{
+    Dimension, Enforcement, Environment, MidstreamExceed, PeriodKind, Reservation, Rollover, ServiceKind,
+};
 
 use super::near::nearest;
 use super::secret::SecretSource;
@@ -36,6 +39,8 @@ pub(super) struct File {
     pub policy: Vec<Policy>,
     #[schemars(default)]
     pub notify: Vec<Notify>,
+    #[schemars(default)]
+    pub issuer: Vec<Issuer>,
 }
 
 /// Read at start
@@ -191,6 +196,13 @@ pub struct Key {
     pub allow_models: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// A date or an instant from which on it works
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<String>,
+    /// Networks such as 10.1.0.0/16 it may be used from; absent = anywhere
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<String>>")]
+    pub allow_cidrs: Option<Vec<ipnet::IpNet>>,
 }
 
 /// A price over the shipped ones, or beside them
@@ -375,13 +387,84 @@ pub struct Notify {
     pub webhook: String,
 }
 
+/// Whose workload tokens (JWT) are believed
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    pub id: String,
+    /// The exact `iss` of its tokens
+    pub iss: String,
+    /// Where its public keys (JWKS) are fetched; one of jwks_url, jwks_file and jwks
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_url: Option<String>,
+    /// A file with its public keys
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_file: Option<String>,
+    /// Its public keys themselves
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<String>,
+    /// A PEM file: only a server with a certificate of it is asked for keys. Default: the public roots
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    /// jwks_url may be at a loopback or private address
+    #[serde(default)]
+    pub internal: bool,
+    /// Seconds between two reads of the keys. Default 600
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_s: Option<u32>,
+    /// Default RS256, ES256, ES384, PS256, EdDSA
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithms: Option<Vec<String>>,
+    /// The one audience of its tokens. Default weighbridge
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// Longest life of a token, at most 86400. Default 3600
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_lifetime_s: Option<u32>,
+    /// Values of the header `typ`. Default: the profile's
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
+    /// What kind of tokens it makes
+    #[serde(default)]
+    pub profile: Profile,
+    /// Strangers get tokens of it too: rules must name an owner that cannot be renamed
+    #[serde(default)]
+    pub shared: bool,
+    /// What its tokens stand for; the first rule that fits is taken
+    #[serde(default)]
+    pub rule: Vec<TrustRule>,
+}
+
+/// What a token with these claims stands for
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrustRule {
+    pub id: String,
+    /// Claim = value, or a list of values; compared exactly
+    pub claims: BTreeMap<String, OneOrMore>,
+    pub service: String,
+    /// The agent inside the service that it is
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// prod, pilot, test or exploratory
+    pub environment: Environment,
+}
+
+/// One text, or several
+#[derive(Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
 /// Keys of the interface that this version reads nowhere: refused, since a limit that is not kept is worse than none.
 pub(super) const NOT_ENFORCED: &[(&str, &[&str])] = &[
     ("", &["agent", "operator"]),
     ("server", &["witness"]),
     ("server.tls", &["client_ca"]),
     ("service", &["charge_to", "risk_tier", "data_class", "expected_hours"]),
-    ("key", &["allow_routes", "allow_cidrs", "binding", "not_before", "caller_fields", "may_delegate", "max_depth"]),
+    ("key", &["allow_routes", "binding", "caller_fields", "may_delegate", "max_depth"]),
     ("notify", &["email", "slack"]),
 ];
 

@@ -26,6 +26,7 @@ pub use secret::SecretSource;
 
 use crate::domain::catalogue::Notify;
 use crate::domain::key::Secret;
+use crate::domain::trust::Issuer;
 use crate::domain::{Budget, Environment, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service};
 
 /// The commented default: what `config default` prints, and what holds where no file is given.
@@ -89,6 +90,7 @@ pub struct Declared {
     pub budgets: Vec<Budget>,
     pub prices: Vec<PriceOverride>,
     pub notify: Vec<Notify>,
+    pub issuers: Vec<Issuer>,
 }
 
 /// `[[key]]`: a key whose secret the file brings.
@@ -100,6 +102,8 @@ pub struct KeyDeclaration {
     pub expires: Option<Option<Micros>>,
     pub allow_models: Option<Vec<String>>,
     pub note: Option<String>,
+    pub not_before: Option<Micros>,
+    pub allow_cidrs: Option<Vec<ipnet::IpNet>>,
 }
 
 /// What is wrong with a file: every problem with file, line, key and, for unknown keys, the nearest known one.

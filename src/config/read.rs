@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::domain::catalogue::Notify;
 use crate::domain::key::{Secret, SecretKind};
+use crate::domain::trust::Issuer;
 use crate::domain::{
     Budget, Dimension, Environment, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service,
 };
@@ -202,6 +203,7 @@ impl Reader<'_> {
         declared.prices = self.prices(table);
         declared.budgets = self.budgets(table, &declared.notify, &declared.services);
         declared.policies = self.policies(table);
+        declared.issuers = self.issuers(table, &declared.services);
         declared
     }
 
@@ -293,8 +295,23 @@ impl Reader<'_> {
                 continue;
             };
             self.unique(&mut seen, &place, "secret", "key", secret.id());
-            let (allow_models, note) = (read.allow_models, read.note);
-            keys.push(KeyDeclaration { service: read.service, environment, secret, expires, allow_models, note });
+            let not_before = read.not_before.as_deref().and_then(|text| {
+                let at = instant(text, zone, 0);
+                if at.is_none() {
+                    self.problem(&place, "not_before", format!("`{text}` is not a date: write 2027-01-31"));
+                }
+                at
+            });
+            keys.push(KeyDeclaration {
+                service: read.service,
+                environment,
+                secret,
+                expires,
+                allow_models: read.allow_models,
+                note: read.note,
+                not_before,
+                allow_cidrs: read.allow_cidrs,
+            });
         }
         keys
     }
@@ -368,6 +385,21 @@ impl Reader<'_> {
             }
         }
         first(budgets)
+    }
+
+    /// Issuers; their files are looked for from the folder of this one.
+    fn issuers(&mut self, table: &DeTable<'_>, services: &[Service]) -> Vec<Issuer> {
+        let mut issuers = self.nouns::<Issuer>(table, "issuer", |i| &i.id);
+        for (issuer, place) in &mut issuers {
+            for rule in issuer.rules.iter().filter(|rule| !services.iter().any(|s| s.id == rule.service)) {
+                let what = format!("service `{}` is not declared: add a [[service]] with this id", rule.service);
+                self.problem(place, "rule", what);
+            }
+            for file in [&mut issuer.keys.file, &mut issuer.keys.ca].into_iter().flatten() {
+                *file = self.folder.join(&*file).display().to_string();
+            }
+        }
+        first(issuers)
     }
 
     fn policies(&mut self, table: &DeTable<'_>) -> Vec<Policy> {

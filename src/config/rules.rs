@@ -10,6 +10,7 @@ use crate::domain::catalogue::Notify;
 use crate::domain::id::is_slug;
 use crate::domain::identity::Provenance;
 use crate::domain::policy::{CLASS, PriceClass};
+use crate::domain::trust::{Issuer, unsafe_rule};
 use crate::domain::{
     Budget, Dimension, Enforcement, Environment, Metric, MidstreamExceed, Organisation, Owner, PeriodKind, Policy,
     Provider, Rollover, Service,
@@ -115,6 +116,73 @@ pub fn owner(o: &Owner) -> Vec<Problem> {
     let address = o.email.as_deref().filter(|e| !e.contains('@') || e.len() > 254 || e.contains(char::is_whitespace));
     put(&mut problems, "email", address.map(|e| format!("`{e}` is not an e-mail address")));
     problems
+}
+
+/// Longest set of keys that stands in the declaration itself, in bytes: it must fit into one entry.
+const MAX_INLINE_KEYS: usize = 16 * 1024;
+/// Most rules of one issuer: each is tried until one fits.
+const MAX_TRUST_RULES: usize = 200;
+
+pub fn issuer(i: &Issuer) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    put(&mut problems, "id", id(&i.id));
+    if i.iss.is_empty() || i.iss.len() > 512 || i.iss.chars().any(|c| c.is_control() || c == ' ') {
+        problems.push(("iss", "write the exact `iss` of the tokens, 1 to 512 characters without spaces".to_owned()));
+    }
+    if i.audience.is_empty() || i.audience.len() > 256 {
+        problems.push(("audience", "name the one audience of the tokens, 1 to 256 characters".to_owned()));
+    }
+    key_source(i, &mut problems);
+    if i.algorithms.is_empty() {
+        problems.push(("algorithms", "name at least one".to_owned()));
+    }
+    for name in i.algorithms.iter().filter(|a| !Issuer::ALGORITHMS.contains(&a.as_str())) {
+        let known = Issuer::ALGORITHMS.join(", ");
+        problems.push(("algorithms", format!("`{name}` proves nothing or is not known here: use some of {known}")));
+    }
+    if !(60..=Issuer::MOST_LIFETIME_S).contains(&i.max_lifetime_s) {
+        problems.push(("max_lifetime_s", format!("use 60 to {} seconds", Issuer::MOST_LIFETIME_S)));
+    }
+    if !(5..=86_400).contains(&i.refresh_s) {
+        problems.push(("refresh_s", "use 5 to 86400 seconds".to_owned()));
+    }
+    trust_rules(i, &mut problems);
+    problems
+}
+
+fn key_source(i: &Issuer, problems: &mut Vec<Problem>) {
+    let sources = [&i.keys.url, &i.keys.file, &i.keys.inline];
+    if sources.iter().filter(|source| source.is_some()).count() != 1 {
+        problems.push(("id", "say where its keys are: exactly one of jwks_url, jwks_file and jwks".to_owned()));
+    }
+    if let Some(url) = &i.keys.url {
+        let uri = url.parse::<http::Uri>().ok().filter(|uri| uri.host().is_some());
+        match uri.as_ref().and_then(http::Uri::scheme_str) {
+            Some("https") => {}
+            Some("http") if i.keys.internal => {}
+            Some("http") => problems.push(("jwks_url", format!("`{url}` could be changed on its way: use https"))),
+            _ => problems.push(("jwks_url", format!("`{url}` is not a URL"))),
+        }
+    }
+    if i.keys.inline.as_ref().is_some_and(|keys| keys.len() > MAX_INLINE_KEYS) {
+        problems.push(("jwks", format!("more than {MAX_INLINE_KEYS} bytes: use jwks_file")));
+    }
+}
+
+fn trust_rules(i: &Issuer, problems: &mut Vec<Problem>) {
+    if i.rules.len() > MAX_TRUST_RULES {
+        problems.push(("rule", format!("{} rules are more than {MAX_TRUST_RULES}", i.rules.len())));
+    }
+    for (at, rule) in i.rules.iter().enumerate() {
+        put(problems, "rule", id(&rule.id));
+        put(problems, "rule", rule.agent.as_deref().and_then(id));
+        if i.rules[..at].iter().any(|other| other.id == rule.id) {
+            problems.push(("rule", format!("`{}` is there twice: give one another id", rule.id)));
+        }
+        if let Some(why) = unsafe_rule(i, rule) {
+            problems.push(("rule", format!("`{}` cannot be saved: {why}", rule.id)));
+        }
+    }
 }
 
 pub fn service(s: &Service) -> Vec<Problem> {

@@ -1,5 +1,6 @@
 //! One noun at a time: create, change, remove, in the words of the file.
 
+use ipnet::IpNet;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -7,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::config::{Noun, Read, SecretSource, file, instant, rules};
 use crate::domain::catalogue::{KeyStatus, Notify};
 use crate::domain::key::Secret;
+use crate::domain::trust::Issuer;
 use crate::domain::{
     Budget, Catalogue, Change, Dimension, Environment, Key, Micros, Organisation, Owner, Policy, PriceOverride,
     Provider, Service,
@@ -16,7 +18,7 @@ use secrecy::SecretString;
 
 use super::apply::{Contact, declare, put_contact, put_credential};
 use super::difference::Line;
-use super::keys::{KeyView, create_key, expiry_warning, revoke_key};
+use super::keys::{KeyView, NewKey, create_key, expiry_warning, revoke_key, rotate_key};
 use super::plan::{bare_owner, complete_budget, depth, known_to, price_line};
 use super::{By, ControlError, default_price_list, provider_secret_id};
 
@@ -32,10 +34,11 @@ pub enum Kind {
     Notify,
     Budget,
     Price,
+    Issuer,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Organisation,
         Kind::Owner,
         Kind::Service,
@@ -45,6 +48,7 @@ impl Kind {
         Kind::Notify,
         Kind::Budget,
         Kind::Price,
+        Kind::Issuer,
     ];
 
     /// Singular, as in the command line.
@@ -59,6 +63,7 @@ impl Kind {
             Kind::Notify => "notify",
             Kind::Budget => "budget",
             Kind::Price => "price",
+            Kind::Issuer => "issuer",
         }
     }
 
@@ -74,6 +79,7 @@ impl Kind {
             Kind::Notify => "notify",
             Kind::Budget => "budgets",
             Kind::Price => "prices",
+            Kind::Issuer => "issuers",
         }
     }
 }
@@ -104,6 +110,7 @@ pub fn list(catalogue: &Catalogue, kind: Kind) -> Vec<Value> {
         Kind::Notify => c.notify.values().map(|v| written(&**v)).collect(),
         Kind::Budget => c.budgets.values().map(|v| written(&**v)).collect(),
         Kind::Price => c.prices.values().flat_map(|p| p.iter().map(written)).collect(),
+        Kind::Issuer => c.issuers.values().map(|v| written(&**v)).collect(),
     }
 }
 
@@ -123,6 +130,7 @@ pub fn show(catalogue: &Catalogue, kind: Kind, id: &str) -> Option<Value> {
             let (list, model) = id.split_once('/')?;
             c.prices.get(&(list.to_owned(), model.to_owned()))?.first().map(written)
         }
+        Kind::Issuer => c.issuers.get(id).map(|v| written(&**v)),
     }
 }
 
@@ -284,6 +292,14 @@ async fn put(ledger: &Ledger, by: &By, kind: Kind, body: Value) -> Result<Done, 
             draft.declare(ledger, by, (!same).then(|| Change::Budget(after.id.clone(), Some(after)))).await
         }
         Kind::Price => put_price(ledger, by, c, body).await,
+        Kind::Issuer => {
+            let (after, warnings) = read::<Issuer>(kind, body)?;
+            let before = c.issuers.get(&after.id).map(|v| &**v);
+            own_files_only(&after, before)?;
+            let draft = Draft::new(kind, &after.id, before, &after, warnings);
+            let same = before == Some(&after);
+            draft.declare(ledger, by, (!same).then(|| Change::Issuer(after.id.clone(), Some(after)))).await
+        }
         Kind::Key => Err(ControlError::Conflict("a key is made, suspended or revoked, not written".to_owned())),
     }
 }
@@ -393,6 +409,18 @@ fn literal(source: SecretSource) -> Result<SecretString, ControlError> {
     }
 }
 
+/// Files are named in the configuration file; through the API they only stay what they are.
+fn own_files_only(after: &Issuer, before: Option<&Issuer>) -> Result<(), ControlError> {
+    let was = |of: fn(&Issuer) -> &Option<String>| before.and_then(|b| of(b).as_ref());
+    let new = |of: fn(&Issuer) -> &Option<String>| of(after).is_some() && of(after).as_ref() != was(of);
+    for (field, new) in [("jwks_file", new(|i| &i.keys.file)), ("ca_file", new(|i| &i.keys.ca))] {
+        if new {
+            return Err(ControlError::field(field, "files are for the configuration file: give `jwks` or `jwks_url`"));
+        }
+    }
+    Ok(())
+}
+
 /// One component of a model's overrides; the others stay.
 async fn put_price(ledger: &Ledger, by: &By, c: &Catalogue, body: Value) -> Result<Done, ControlError> {
     let (price, warnings) = read::<PriceOverride>(Kind::Price, body)?;
@@ -428,6 +456,25 @@ fn expiry(text: Option<&str>, catalogue: &Catalogue) -> Result<Option<Option<Mic
     }
 }
 
+fn not_before(text: Option<&str>, catalogue: &Catalogue) -> Result<Option<Micros>, ControlError> {
+    let Some(text) = text else { return Ok(None) };
+    let zone = jiff::tz::TimeZone::get(&catalogue.organisation.time_zone).unwrap_or(jiff::tz::TimeZone::UTC);
+    let wrong = || ControlError::field("not_before", format!("`{text}` is not a date: write 2027-01-31"));
+    instant(text, &zone, 0).map(Some).ok_or_else(wrong)
+}
+
+/// Rotates a key: its successor, with its secret, once.
+pub async fn rotate(ledger: &Ledger, by: &By, id: &str, overlap_s: Option<i64>) -> Result<Done, ControlError> {
+    let (view, secret) = rotate_key(ledger, by, id, overlap_s).await?;
+    Ok(Done {
+        id: view.id.clone(),
+        lines: vec![Line::between("key", &view.id, None, Some(&view))],
+        value: Some(json!(view)),
+        secret: Some(secret),
+        warnings: Vec::new(),
+    })
+}
+
 async fn create_key_of(ledger: &Ledger, by: &By, body: Value) -> Result<Done, ControlError> {
     let w = parse::<file::Key>(Kind::Key, body)?;
     if w.secret.is_some() {
@@ -438,7 +485,11 @@ async fn create_key_of(ledger: &Ledger, by: &By, body: Value) -> Result<Done, Co
         ControlError::field("environment", what)
     })?;
     let expires = expiry(w.expires.as_deref(), &ledger.catalogue())?;
-    let (view, secret) = create_key(ledger, by, &w.service, environment, expires, w.allow_models, w.note).await?;
+    let (service, allow_models, note) = (w.service, w.allow_models, w.note);
+    let not_before = not_before(w.not_before.as_deref(), &ledger.catalogue())?;
+    let allow_cidrs = w.allow_cidrs;
+    let new = NewKey { service, environment, expires, allow_models, note, not_before, allow_cidrs };
+    let (view, secret) = create_key(ledger, by, new).await?;
     let warnings = ledger.catalogue().keys.get(&view.id).and_then(|k| expiry_warning(k, by.at));
     Ok(Done {
         id: view.id.clone(),
@@ -457,6 +508,8 @@ struct KeyPatch {
     allow_models: Option<Option<Vec<String>>>,
     #[serde(default, with = "given")]
     note: Option<Option<String>>,
+    #[serde(default, with = "given")]
+    allow_cidrs: Option<Option<Vec<IpNet>>>,
     expires: Option<String>,
     status: Option<KeyStatus>,
 }
@@ -480,6 +533,9 @@ async fn patch_key(ledger: &Ledger, by: &By, c: &Catalogue, id: &str, body: Valu
             return Err(ControlError::invalid(problems));
         }
         after.allow_models = models;
+    }
+    if let Some(nets) = patch.allow_cidrs {
+        after.allow_cidrs = nets;
     }
     if let Some(note) = patch.note {
         after.note = note;
@@ -550,6 +606,7 @@ pub async fn delete(ledger: &Ledger, by: &By, kind: Kind, id: &str) -> Result<Do
             changes.push(Change::Notify(owned.clone(), None));
         }
         Kind::Budget => changes.push(Change::Budget(owned.clone(), None)),
+        Kind::Issuer => changes.push(Change::Issuer(owned.clone(), None)),
         Kind::Price => {}
     }
     declare(ledger, by, changes).await?;

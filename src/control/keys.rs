@@ -1,9 +1,10 @@
 //! Keys: how they are made, what is shown of them, how long they live.
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::domain::catalogue::KeyStatus;
+use crate::domain::catalogue::{KeyState, KeyStatus, Successor};
 use crate::domain::key::{Secret, SecretKind};
 use crate::domain::{Change, Environment, Key, Micros};
 use crate::store::{Ledger, new_secret};
@@ -25,6 +26,20 @@ pub struct KeyView {
     /// Absent = what policies allow.
     pub allow_models: Option<Vec<String>>,
     pub note: Option<String>,
+    /// Absent = since it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Micros>,
+    /// Networks it may be used from. Absent = anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_cidrs: Option<Vec<String>>,
+    /// The first key of its line, where it took another's place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<String>,
+    /// The key that takes its place, and until when both work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub successor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap_until: Option<Micros>,
 }
 
 impl From<&Key> for KeyView {
@@ -38,6 +53,11 @@ impl From<&Key> for KeyView {
             expires_at: k.expires_at,
             allow_models: k.allow_models.clone(),
             note: k.note.clone(),
+            not_before: k.not_before,
+            allow_cidrs: k.allow_cidrs.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect()),
+            lineage: k.lineage.clone(),
+            successor: k.successor.as_ref().map(|s| s.key.clone()),
+            overlap_until: k.successor.as_ref().map(|s| s.overlap_until),
         }
     }
 }
@@ -61,17 +81,23 @@ pub(super) fn expiry_warning(key: &Key, now: Micros) -> Option<String> {
     }
 }
 
-/// Makes a key and gives its secret, once: nothing can show it again. `expires`: absent = the environment's longest,
-/// `Some(None)` = never.
-pub async fn create_key(
-    ledger: &Ledger,
-    by: &By,
-    service: &str,
-    environment: Environment,
-    expires: Option<Option<Micros>>,
-    allow_models: Option<Vec<String>>,
-    note: Option<String>,
-) -> Result<(KeyView, Secret), ControlError> {
+/// What a new key is to be.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    pub service: String,
+    pub environment: Environment,
+    /// Absent = the environment's longest, `Some(None)` = never.
+    pub expires: Option<Option<Micros>>,
+    pub allow_models: Option<Vec<String>>,
+    pub note: Option<String>,
+    pub not_before: Option<Micros>,
+    pub allow_cidrs: Option<Vec<IpNet>>,
+}
+
+/// Makes a key and gives its secret, once: nothing can show it again.
+pub async fn create_key(ledger: &Ledger, by: &By, new: NewKey) -> Result<(KeyView, Secret), ControlError> {
+    let NewKey { service, environment, expires, allow_models, note, not_before, allow_cidrs } = new;
+    let service = service.as_str();
     let catalogue = ledger.catalogue();
     if !catalogue.services.contains_key(service) {
         return Err(ControlError::field("service", format!("service `{service}` not found: create it first")));
@@ -97,9 +123,59 @@ pub async fn create_key(
         status: KeyStatus::Active,
         allow_models,
         note,
+        not_before,
+        allow_cidrs,
+        lineage: None,
+        successor: None,
     };
     let view = KeyView::from(&key);
     declare(ledger, by, vec![Change::Key(key.id.clone(), Some(key))]).await?;
+    Ok((view, secret))
+}
+
+/// How long a key and its successor both work, in seconds, where nobody says otherwise; and at most.
+const OVERLAP_S: i64 = 24 * 3_600;
+const MOST_OVERLAP_S: i64 = 30 * 86_400;
+
+/// Puts a new key in the place of a working one: the same in everything but its secret and its end. Both work until the
+/// overlap is over. Both changes are one declaration.
+pub async fn rotate_key(
+    ledger: &Ledger,
+    by: &By,
+    id: &str,
+    overlap_s: Option<i64>,
+) -> Result<(KeyView, Secret), ControlError> {
+    let catalogue = ledger.catalogue();
+    let old = catalogue.keys.get(id).ok_or_else(|| ControlError::NotFound { noun: "key", id: id.to_owned() })?;
+    let overlap = overlap_s.unwrap_or(OVERLAP_S);
+    if !(0..=MOST_OVERLAP_S).contains(&overlap) {
+        let what = format!("`{overlap}` is not possible: use 0 to {MOST_OVERLAP_S} seconds");
+        return Err(ControlError::field("overlap_s", what));
+    }
+    if let Some(successor) = &old.successor {
+        return Err(ControlError::Conflict(format!(
+            "key `{id}` has the successor `{}`: rotate that one",
+            successor.key
+        )));
+    }
+    let state = old.state(by.at);
+    if !state.works() && state != KeyState::Early {
+        return Err(ControlError::Conflict(format!("key `{id}` is {}: make another key instead", state.name())));
+    }
+    let secret = new_secret(SecretKind::Service, Some(old.environment))?;
+    let new = Key {
+        id: secret.id().to_owned(),
+        hash: secret.hash(ledger.pepper()),
+        created_at: by.at,
+        expires_at: old.expires_at.map(|_| default_expiry(old.environment, by.at)),
+        lineage: Some(old.lineage.clone().unwrap_or_else(|| old.id.clone())),
+        ..Key::clone(old)
+    };
+    let successor = Successor { key: new.id.clone(), overlap_until: by.at.plus_seconds(overlap) };
+    let replaced = Key { successor: Some(successor), ..Key::clone(old) };
+    let view = KeyView::from(&new);
+    let changes = vec![Change::Key(new.id.clone(), Some(new)), Change::Key(id.to_owned(), Some(replaced))];
+    declare(ledger, by, changes).await?;
     Ok((view, secret))
 }
 

@@ -23,7 +23,7 @@ use crate::store::StoreError;
 
 pub use allocate::{AllocationView, Grant, Raise, Reset, allocations, grant, raise, reset};
 pub use apply::{Applied, Contact, apply, apply_blocking, contact, provider_secret_id};
-pub use command::{Done, Kind, create, delete, list, patch, show};
+pub use command::{Done, Kind, create, delete, list, patch, rotate, show};
 pub use difference::{Line, Sign};
 pub use keys::{KeyView, create_key, revoke_key};
 pub use plan::{Plan, plan};

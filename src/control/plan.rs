@@ -60,6 +60,9 @@ pub fn plan(
         draft.put("notify", &notify.id, &catalogue.notify, notify.clone(), Change::Notify);
     }
     draft.budgets(declared, &organisation)?;
+    for issuer in &declared.issuers {
+        draft.put("issuer", &issuer.id, &catalogue.issuers, issuer.clone(), Change::Issuer);
+    }
     for policy in &declared.policies {
         draft.put::<Policy>("policy", &policy.id, &catalogue.policies, policy.clone(), Change::Policy);
     }
@@ -274,6 +277,10 @@ impl Draft<'_> {
             status: before.map_or(KeyStatus::Active, |k| k.status),
             allow_models: declared.allow_models.clone(),
             note: declared.note.clone(),
+            not_before: declared.not_before,
+            allow_cidrs: declared.allow_cidrs.clone(),
+            lineage: before.and_then(|k| k.lineage.clone()),
+            successor: before.and_then(|k| k.successor.clone()),
         };
         if after.status != KeyStatus::Active {
             let what = format!("key `{id}` is {:?}: the file does not bring it back", after.status).to_lowercase();
@@ -302,6 +309,7 @@ impl Draft<'_> {
         let services = in_file(declared.services.iter().map(|s| s.id.as_str()).collect());
         let providers = in_file(declared.providers.iter().map(|(p, _)| p.id.as_str()).collect());
         let notify = in_file(declared.notify.iter().map(|n| n.id.as_str()).collect());
+        let issuers = in_file(declared.issuers.iter().map(|i| i.id.as_str()).collect());
         let named = declared.owners.iter().map(|o| o.id.as_str());
         let mentioned = declared.services.iter().map(|s| s.owner.as_str());
         let staying = c.services.values().filter(|s| !prune && !services.contains(&s.id)).map(|s| s.owner.as_str());
@@ -310,6 +318,7 @@ impl Draft<'_> {
         self.leave("key", c.keys.keys(), &keys, prune, |id| Change::Key(id, None));
         self.leave("budget", c.budgets.keys(), &budgets, prune, |id| Change::Budget(id, None));
         self.leave("policy", c.policies.keys(), &policies, prune, |id| Change::Policy(id, None));
+        self.leave("issuer", c.issuers.keys(), &issuers, prune, |id| Change::Issuer(id, None));
         self.leave("service", c.services.keys(), &services, prune, |id| Change::Service(id, None));
         self.leave("provider", c.providers.keys(), &providers, prune, |id| Change::Provider(id, None));
         self.leave("notify", c.notify.keys(), &notify, prune, |id| Change::Notify(id, None));

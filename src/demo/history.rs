@@ -15,7 +15,7 @@ use crate::domain::{
     Attribution, CallId, Catalogue, Code, Component, CostBasis, Environment, Key, Micros, Money, Outcome, Provider,
     Usage, UsageBasis,
 };
-use crate::gateway::attribute;
+use crate::gateway::{Credential, attribute};
 use crate::ledger::entry::{Admit, Deny, Erasable, Network, Settle};
 use crate::ledger::request::{AdmitRequest, Judged, Reply, Request};
 use crate::pricing::{PriceBook, PriceContext, UpperBound};
@@ -129,7 +129,7 @@ impl Teller {
                 headers.insert(name, HeaderValue::from_str(value)?);
             }
         }
-        let resolved = attribute::resolve(key, service, &headers, str::to_owned);
+        let resolved = attribute::resolve(&Credential::Key(key.clone()), service, &headers, str::to_owned);
         resolved.map(|(who, _)| who).map_err(|refusal| anyhow::anyhow!(refusal.message))
     }
 
@@ -435,6 +435,10 @@ mod tests {
                 status: KeyStatus::Active,
                 allow_models: None,
                 note: None,
+                not_before: None,
+                allow_cidrs: None,
+                lineage: None,
+                successor: None,
             };
             Change::Key(id, Some(stored))
         }));

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
@@ -13,6 +14,7 @@ use super::filter::{Dimension, glob};
 use super::identity::{Environment, ServiceKind};
 pub use super::policy::Policy;
 use super::time::Micros;
+use super::trust::Issuer;
 use super::usage::Component;
 
 /// The organisation itself.
@@ -87,6 +89,74 @@ pub struct Key {
     /// Models (globs) the key may ask for; absent = what policies allow.
     pub allow_models: Option<Vec<String>>,
     pub note: Option<String>,
+    /// It works from here on; absent = since it was made.
+    pub not_before: Option<Micros>,
+    /// Networks (CIDR) it may be used from; absent = anywhere.
+    pub allow_cidrs: Option<Vec<IpNet>>,
+    /// The first key of its line, where it took another's place.
+    pub lineage: Option<String>,
+    /// The key that takes its place.
+    pub successor: Option<Successor>,
+}
+
+/// The key that takes another's place, and until when both work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Successor {
+    pub key: String,
+    pub overlap_until: Micros,
+}
+
+/// What a key is at an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    Active,
+    /// Its time has not come.
+    Early,
+    /// Works beside its successor.
+    Overlapping,
+    /// Its successor has taken its place.
+    Retired,
+    Expired,
+    Suspended,
+    Revoked,
+    /// Stands for nobody: whoever uses it has found it where it was planted.
+    Canary,
+}
+
+impl KeyState {
+    /// Whether calls go with it.
+    pub const fn works(self) -> bool {
+        matches!(self, KeyState::Active | KeyState::Overlapping)
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            KeyState::Active => "active",
+            KeyState::Early => "early",
+            KeyState::Overlapping => "overlapping",
+            KeyState::Retired => "retired",
+            KeyState::Expired => "expired",
+            KeyState::Suspended => "suspended",
+            KeyState::Revoked => "revoked",
+            KeyState::Canary => "canary",
+        }
+    }
+}
+
+impl Key {
+    pub fn state(&self, at: Micros) -> KeyState {
+        match (self.status, &self.successor) {
+            (KeyStatus::Suspended, _) => KeyState::Suspended,
+            (KeyStatus::Revoked, _) => KeyState::Revoked,
+            (KeyStatus::Canary, _) => KeyState::Canary,
+            _ if self.expires_at.is_some_and(|end| end <= at) => KeyState::Expired,
+            (_, Some(successor)) if successor.overlap_until <= at => KeyState::Retired,
+            _ if self.not_before.is_some_and(|from| at < from) => KeyState::Early,
+            (_, Some(_)) => KeyState::Overlapping,
+            (KeyStatus::Active, None) => KeyState::Active,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -95,6 +165,7 @@ pub enum KeyStatus {
     Active,
     Suspended,
     Revoked,
+    Canary,
 }
 
 /// Where calls go. The credential is not here: see the store's sealed secrets.
@@ -164,6 +235,7 @@ pub enum Change {
     Policy(String, Option<Policy>),
     Notify(String, Option<Notify>),
     Budget(String, Option<Budget>),
+    Issuer(String, Option<Issuer>),
     /// All overrides of one (price list, model) together.
     Price {
         provider: String,
@@ -184,6 +256,7 @@ impl Change {
             Change::Policy(id, _) => ("policy", id.clone()),
             Change::Notify(id, _) => ("notify", id.clone()),
             Change::Budget(id, _) => ("budget", id.clone()),
+            Change::Issuer(id, _) => ("issuer", id.clone()),
             Change::Price { provider, model, .. } => ("price", format!("{provider}/{model}")),
         }
     }
@@ -209,6 +282,8 @@ pub struct Catalogue {
     pub budgets: Map<String, Arc<Budget>>,
     /// (price list, model) → overrides.
     pub prices: Map<(String, String), Arc<Vec<PriceOverride>>>,
+    /// Issuers of workload tokens.
+    pub issuers: Map<String, Arc<Issuer>>,
     /// Derived: how many keys a service has.
     #[serde(skip)]
     keys_of: Map<String, u32>,
@@ -238,6 +313,7 @@ impl Catalogue {
             Change::Policy(id, v) => put(&mut self.policies, id, v),
             Change::Notify(id, v) => put(&mut self.notify, id, v),
             Change::Budget(id, v) => put(&mut self.budgets, id, v),
+            Change::Issuer(id, v) => put(&mut self.issuers, id, v),
             Change::Price { provider, model, prices } => {
                 self.price_book += 1;
                 if prices.is_empty() {
@@ -279,6 +355,16 @@ impl Catalogue {
         self.keys_of = Map::new();
         for key in self.keys.values() {
             *self.keys_of.entry(key.service.clone()).or_insert(0) += 1;
+        }
+    }
+
+    /// Whether a credential on record still stands for the service it stood for.
+    pub fn stands_for(&self, credential: &str, service: &str) -> bool {
+        match super::trust::recorded(credential) {
+            Some((issuer, rule)) => {
+                self.issuers.get(issuer).and_then(|i| i.rule(rule)).is_some_and(|rule| rule.service == service)
+            }
+            None => self.keys.get(credential).is_some_and(|k| k.status == KeyStatus::Active && k.service == service),
         }
     }
 

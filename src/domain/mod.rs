@@ -11,6 +11,7 @@ pub mod money;
 pub mod policy;
 pub mod refusal;
 pub mod time;
+pub mod trust;
 pub mod usage;
 pub mod view;
 

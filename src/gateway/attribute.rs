@@ -1,4 +1,4 @@
-//! Whom a call is attributed to: a pure function of a verified key, the catalogue and what the caller says.
+//! Whom a call is attributed to: a pure function of a verified credential, the catalogue and what the caller says.
 //!
 //! Identity comes from the credential and attribution from the catalogue. A caller's header adds detail only where the
 //! catalogue permits that field for the service; what is not permitted is kept as `claimed` and never used in a sum.
@@ -8,7 +8,9 @@ use http::HeaderMap;
 use crate::domain::filter::glob;
 use crate::domain::id::is_slug;
 use crate::domain::identity::{Claimed, Provenance};
-use crate::domain::{Assurance, Attribution, Charge, Code, Key, Refusal, Service};
+use crate::domain::{Attribution, Charge, Code, Refusal, Service};
+
+use super::identify::credential::Credential;
 
 /// Longest claimed value, in bytes.
 const MAX_CLAIM: usize = 256;
@@ -31,7 +33,7 @@ pub fn says_nothing(headers: &HeaderMap) -> bool {
 
 /// Resolves a call's attribution. `pseudonym` turns an end user's name into a keyed hash.
 pub fn resolve(
-    key: &Key,
+    credential: &Credential,
     service: &Service,
     headers: &HeaderMap,
     pseudonym: impl Fn(&str) -> String,
@@ -42,7 +44,10 @@ pub fn resolve(
     let mut claimed = Claimed::new();
 
     let (tenant, tenant_from) = tenant(service, said("wb-tenant"), may("tenant"))?;
-    let (workflow, workflow_from) = workflow(service, said("wb-workflow"), may("workflow"))?;
+    let (workflow, workflow_from) = match credential.workflow() {
+        Some(verified) => (Some(verified.to_owned()), P::Credential),
+        None => workflow(service, said("wb-workflow"), may("workflow"))?,
+    };
     let mut label = |header: &str, field: &str, valid: &dyn Fn(&str) -> bool| {
         let value = said(header)?;
         if may(field) && valid(value) {
@@ -51,8 +56,8 @@ pub fn resolve(
         claim(&mut claimed, header, value);
         None
     };
-    let run = label("wb-run", "run", &is_run);
-    let agent = label("wb-agent", "agent", &is_slug);
+    let run = label("wb-run", "run", &is_run).filter(|_| credential.run().is_none());
+    let agent = label("wb-agent", "agent", &is_slug).filter(|_| credential.agent().is_none());
     let prompt_class = label("wb-prompt-class", "prompt_class", &|v| service.prompt_classes.iter().any(|c| c == v));
     let batch = label("wb-batch", "batch", &is_run);
     if let Some(batch) = batch {
@@ -68,7 +73,16 @@ pub fn resolve(
         }
     }
 
+    // What is verified with the credential stands, whatever a header says.
+    for (header, verified) in
+        [("wb-workflow", credential.workflow()), ("wb-run", credential.run()), ("wb-agent", credential.agent())]
+    {
+        if let Some(value) = said(header).filter(|value| verified.is_some_and(|v| v != *value)) {
+            claim(&mut claimed, header, value);
+        }
+    }
     let header_or = |present: bool, otherwise: P| if present { P::Header } else { otherwise };
+    let verified_or = |verified: Option<&str>, otherwise: P| if verified.is_some() { P::Credential } else { otherwise };
     let provenance: String = [
         P::Catalogue,
         P::Credential,
@@ -76,9 +90,9 @@ pub fn resolve(
         if service.cost_centre.is_some() { P::Catalogue } else { P::Unassigned },
         tenant_from,
         workflow_from,
-        header_or(run.is_some(), P::Unassigned),
+        verified_or(credential.run(), header_or(run.is_some(), P::Unassigned)),
         header_or(prompt_class.is_some(), P::Default),
-        header_or(agent.is_some(), P::Unassigned),
+        verified_or(credential.agent(), header_or(agent.is_some(), P::Unassigned)),
         P::Credential,
     ]
     .map(Provenance::letter)
@@ -87,21 +101,21 @@ pub fn resolve(
 
     let attribution = Attribution {
         service: service.id.clone(),
-        agent,
+        agent: agent.or_else(|| credential.agent().map(str::to_owned)),
         application: service.application.clone(),
         owner: service.owner.clone(),
         business_unit: service.business_unit.clone(),
         cost_centre: service.cost_centre.clone(),
         tenant,
-        environment: key.environment,
+        environment: credential.environment(),
         workflow,
-        run,
+        run: run.or_else(|| credential.run().map(str::to_owned)),
         prompt_class,
         principal: service.id.clone(),
         charged_to: vec![Charge { service: service.id.clone(), basis_points: 10_000 }],
         chain: Vec::new(),
-        credential: key.id.clone(),
-        assurance: Assurance::A1,
+        credential: credential.id().to_owned(),
+        assurance: credential.assurance(),
         provenance,
     };
     Ok((attribution, claimed))
@@ -172,7 +186,9 @@ fn shown(value: &str) -> String {
 mod tests {
     use super::*;
     use crate::domain::catalogue::KeyStatus;
-    use crate::domain::{Environment, Micros, ServiceKind};
+    use std::sync::Arc;
+
+    use crate::domain::{Environment, Key, Micros, ServiceKind};
 
     fn service(fields: &[&str]) -> Service {
         Service {
@@ -192,8 +208,8 @@ mod tests {
         }
     }
 
-    fn key() -> Key {
-        Key {
+    fn key() -> Credential {
+        Credential::Key(Arc::new(Key {
             id: "wbk_pABCDEFGHIJK".into(),
             hash: [0; 32],
             service: "invoice-bot".into(),
@@ -203,7 +219,11 @@ mod tests {
             status: KeyStatus::Active,
             allow_models: None,
             note: None,
-        }
+            not_before: None,
+            allow_cidrs: None,
+            lineage: None,
+            successor: None,
+        }))
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

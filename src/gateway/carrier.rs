@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use crate::domain::key::{Secret, SecretError};
 use crate::domain::{Code, Refusal};
 
+use super::identify::jwt;
 use super::names;
 
 /// The headers that can carry a credential, `authorization` apart.
@@ -37,7 +38,7 @@ impl Unreadable {
     pub fn invalid(detail: &str, key_id: Option<String>) -> Unreadable {
         let mut this = Unreadable::new(
             Code::KeyInvalid,
-            "this key is not valid here. Check that it was copied whole (54 characters, wbk_…).",
+            "this credential is not valid here. Check that a key was copied whole (54 characters, wbk_…).",
         );
         this.detail = Some(detail.to_owned());
         this.key_id = key_id;
@@ -45,8 +46,16 @@ impl Unreadable {
     }
 }
 
+/// A credential as it was presented.
+#[derive(Debug)]
+pub enum Presented {
+    Key(Secret),
+    /// A JWT, not looked into yet.
+    Token(String),
+}
+
 /// Takes the one credential out of a request.
-pub fn read(headers: &HeaderMap, query: Option<&str>) -> Result<Secret, Unreadable> {
+pub fn read(headers: &HeaderMap, query: Option<&str>) -> Result<Presented, Unreadable> {
     if let Some(found) = query.and_then(in_query) {
         let mut refused = Unreadable::new(
             Code::CredentialInQuery,
@@ -60,9 +69,9 @@ pub fn read(headers: &HeaderMap, query: Option<&str>) -> Result<Secret, Unreadab
     parse(&text)
 }
 
-fn parse(text: &str) -> Result<Secret, Unreadable> {
+fn parse(text: &str) -> Result<Presented, Unreadable> {
     if text.starts_with("wb") {
-        return Secret::parse(text).map_err(|e| {
+        return Secret::parse(text).map(Presented::Key).map_err(|e| {
             let detail = match e {
                 SecretError::Form => "credential_malformed",
                 SecretError::Checksum => "credential_checksum",
@@ -77,8 +86,10 @@ fn parse(text: &str) -> Result<Secret, Unreadable> {
             "this looks like a provider's own key. Give software a Weighbridge key (wbk_…) instead; the provider's key stays here.",
         ));
     }
-    let detail = if text.split('.').count() == 3 { "identity_unmapped" } else { "credential_malformed" };
-    Err(Unreadable::invalid(detail, None))
+    if jwt::looks_like(text) {
+        return Ok(Presented::Token(text.to_owned()));
+    }
+    Err(Unreadable::invalid("credential_malformed", None))
 }
 
 /// The one value that all carriers agree on.
@@ -151,7 +162,10 @@ mod tests {
         for (name, value) in pairs {
             headers.append(*name, value.parse().unwrap());
         }
-        read(&headers, None)
+        read(&headers, None).map(|presented| match presented {
+            Presented::Key(secret) => secret,
+            Presented::Token(text) => panic!("{text} is no key"),
+        })
     }
 
     fn code(pairs: &[(&'static str, &str)]) -> Code {

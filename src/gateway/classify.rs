@@ -216,7 +216,7 @@ fn note(ticket: &mut Ticket, snapshot: &Snapshot, caller: &Caller, facts: &CallF
         && who.prompt_class.is_none()
         && let Some(class) = attribute::default_class(facts.endpoint)
     {
-        let shared = caller.silent.then(|| snapshot.silent(&caller.key, &caller.service, Some(class))).flatten();
+        let shared = caller.silent.then(|| snapshot.silent(&caller.credential, &caller.service, Some(class))).flatten();
         match shared {
             Some(shared) => *who = shared,
             None => Arc::make_mut(who).prompt_class = Some(class.to_owned()),

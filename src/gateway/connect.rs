@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Uri;
 use http_body_util::Full;
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::builderstates::WantsSchemes;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
@@ -46,18 +47,35 @@ impl Clients {
         if internal {
             return Ok(&self.internal);
         }
-        // An address written as a number never reaches the resolver.
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        match host.parse::<IpAddr>() {
-            Ok(address) if !is_public(address) => Err(ForbiddenAddress(host.to_owned())),
-            _ => Ok(&self.public),
-        }
+        refuse_inside(uri).map(|()| &self.public)
     }
+}
+
+/// A client that believes servers with a certificate of `roots` (PEM) alone. Not pooled with the others.
+pub fn trusting(roots: &[u8], internal: bool) -> Result<Upstream, String> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let mut store = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(roots) {
+        let certificate = certificate.map_err(|e| format!("the CA file is no PEM: {e}"))?;
+        store.add(certificate).map_err(|e| format!("a certificate of the CA file cannot be used: {e}"))?;
+    }
+    let config = rustls::ClientConfig::builder().with_root_certificates(store).with_no_client_auth();
+    Ok(pool(hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config), Resolver { internal }))
 }
 
 impl Default for Clients {
     fn default() -> Clients {
         Clients::new()
+    }
+}
+
+/// An address written as a number never reaches the resolver.
+pub fn refuse_inside(uri: &Uri) -> Result<(), ForbiddenAddress> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) if !is_public(address) => Err(ForbiddenAddress(host.to_owned())),
+        _ => Ok(()),
     }
 }
 
@@ -67,17 +85,16 @@ impl Default for Clients {
 pub struct ForbiddenAddress(pub String);
 
 fn client(resolver: Resolver) -> Upstream {
+    pool(hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots(), resolver)
+}
+
+fn pool(tls: HttpsConnectorBuilder<WantsSchemes>, resolver: Resolver) -> Upstream {
     let mut http = HttpConnector::new_with_resolver(resolver);
     http.enforce_http(false);
     http.set_nodelay(true);
     http.set_connect_timeout(Some(CONNECT_TIMEOUT));
     http.set_keepalive(Some(Duration::from_secs(60)));
-    let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_webpki_roots()
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(http);
+    let https = tls.https_or_http().enable_http1().enable_http2().wrap_connector(http);
     Pool::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())

@@ -58,7 +58,7 @@ impl Gateway {
         let snapshot = call.snapshot;
         let metered = facts.metering == Metering::Metered;
         let unpriced = metered && cost.per_output_token.is_none();
-        if snapshot.policies.is_empty() && call.caller.key.allow_models.is_none() && !unpriced {
+        if snapshot.policies.is_empty() && call.caller.credential.allow_models().is_none() && !unpriced {
             return Ok(Judgement::default());
         }
         let who = ticket.who.clone().unwrap_or_else(|| call.caller.who.clone());
@@ -118,7 +118,7 @@ impl Gateway {
             model: facts.model.as_deref(),
             at,
             facts: known,
-            key_models: call.caller.key.allow_models.as_deref(),
+            key_models: call.caller.credential.allow_models(),
             left: &left,
         };
         policy::judge(&call.snapshot.policies, &asked)
@@ -222,7 +222,7 @@ pub(super) fn may_list(snapshot: &Snapshot, caller: &Caller, provider: &Provider
         model: Some(model),
         at,
         facts: &facts,
-        key_models: caller.key.allow_models.as_deref(),
+        key_models: caller.credential.allow_models(),
         left: &|| None,
     };
     let about_models: Vec<Arc<Policy>> = snapshot.policies.iter().filter(|p| names_models(p)).cloned().collect();

@@ -46,6 +46,8 @@ use crate::domain::{Code, Micros, Refusal};
 use crate::store::Ledger;
 
 use self::classify::Asked;
+use self::identify::key_sets::Keeper as KeySetKeeper;
+use self::identify::tokens::Tokens;
 use self::rates::Rates;
 use self::refuse::Refused;
 use self::replay::Replays;
@@ -56,6 +58,7 @@ use self::ticket::Ticket;
 
 pub use self::body::{Body, Upload};
 pub use self::flight::{InFlight, Underway};
+pub use self::identify::credential::Credential;
 pub use self::snapshot::Secrets;
 pub use self::stop::NotStopped;
 
@@ -111,6 +114,9 @@ struct Inner {
     snapshots: Snapshots,
     clients: connect::Clients,
     throttle: Mutex<Throttle>,
+    /// Keys of the issuers of workload tokens.
+    key_sets: KeySetKeeper,
+    tokens: Mutex<Tokens>,
     replays: Mutex<Replays>,
     rates: Rates,
     under_way: Arc<Semaphore>,
@@ -139,11 +145,14 @@ impl Gateway {
     pub fn new(parts: GatewayParts) -> Gateway {
         let settings = parts.settings;
         let most = (settings.max_concurrent as usize).min(Semaphore::MAX_PERMITS);
+        let clients = connect::Clients::new();
         Gateway {
             inner: Arc::new(Inner {
                 ledger: parts.ledger,
                 snapshots: Snapshots::new(parts.secrets),
-                clients: connect::Clients::new(),
+                key_sets: KeySetKeeper::new(clients.clone()),
+                tokens: Mutex::default(),
+                clients,
                 throttle: Mutex::default(),
                 replays: Mutex::default(),
                 rates: Rates::default(),
@@ -194,7 +203,7 @@ impl Gateway {
         let provider = |id: &str| snapshot.catalogue.providers.get(id).cloned();
         let found = route::find(&head.uri, &head.method, &head.headers, provider);
         refuse_form(&head)?;
-        let caller = self.identify(snapshot, ticket, &head)?;
+        let caller = self.identify(snapshot, ticket, &head).await?;
         let route = found?;
         if let Route::Own(path) = &route {
             return Box::pin(self.own(&caller, &head, path, snapshot)).await.map(Prepared::Answer);
@@ -223,7 +232,7 @@ impl Gateway {
         asked: &Asked,
         head: &Parts,
     ) -> Result<(), Refused> {
-        let credential = &caller.key.id;
+        let credential = caller.credential.id();
         if let Some(key) = head.headers.get(&names::IDEMPOTENCY_KEY) {
             let key = key.to_str().ok().filter(|k| (1..=replay::MAX_KEY).contains(&k.len())).ok_or_else(|| {
                 Refused::with(Code::Malformed, "Weighbridge: wb-idempotency-key must be 1 to 128 visible characters.")

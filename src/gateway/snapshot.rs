@@ -12,18 +12,20 @@ use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use secrecy::SecretString;
 
-use crate::domain::{Attribution, Catalogue, Enforcement, Key, Metric, Policy, Provider, Service};
+use crate::domain::trust::Issuer;
+use crate::domain::{Attribution, Catalogue, Enforcement, Metric, Policy, Provider, Service};
 use crate::ledger::index::BudgetIndex;
 use crate::pricing::PriceBook;
 
 use super::attribute;
+use super::identify::credential::Credential;
 
 const SECRETS_FOR: Duration = Duration::from_secs(5);
 
 /// Reads the credential of a provider, by its id.
 pub type Secrets = Arc<dyn Fn(&str) -> Option<SecretString> + Send + Sync>;
 
-/// By key: the attribution of callers who say nothing about themselves, for each class of prompts.
+/// By credential: the attribution of callers who say nothing about themselves, for each class of prompts.
 type Silent = HashMap<String, Vec<Arc<Attribution>>>;
 
 /// Declared state as one call sees it throughout.
@@ -32,6 +34,8 @@ pub struct Snapshot {
     pub prices: Arc<PriceBook>,
     pub providers: Vec<Arc<Provider>>,
     pub policies: Vec<Arc<Policy>>,
+    /// Whose workload tokens are believed.
+    pub issuers: Vec<Arc<Issuer>>,
     /// Budgets that refuse.
     pub hard: BudgetIndex,
     /// Which facts of requests some policy asks for.
@@ -69,20 +73,20 @@ impl Snapshot {
         self.secrets.get(provider).cloned()
     }
 
-    /// The attribution of a key's callers who say nothing about themselves, for a default class of prompts: made once and
-    /// shared by their calls. As many as there are keys and classes, no more.
-    pub fn silent(&self, key: &Key, service: &Service, class: Option<&str>) -> Option<Arc<Attribution>> {
+    /// The attribution of a credential's callers who say nothing about themselves, for a default class of prompts: made once and
+    /// shared by their calls. As many as there are credentials and classes, no more.
+    pub fn silent(&self, credential: &Credential, service: &Service, class: Option<&str>) -> Option<Arc<Attribution>> {
         let of_class = |who: &&Arc<Attribution>| who.prompt_class.as_deref() == class;
         let known = self.silent.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(who) = known.get(&key.id).and_then(|of_key| of_key.iter().find(of_class)) {
+        if let Some(who) = known.get(credential.id()).and_then(|of_key| of_key.iter().find(of_class)) {
             return Some(who.clone());
         }
         drop(known);
-        let (mut who, _) = attribute::resolve(key, service, &HeaderMap::new(), str::to_owned).ok()?;
+        let (mut who, _) = attribute::resolve(credential, service, &HeaderMap::new(), str::to_owned).ok()?;
         who.prompt_class = class.map(str::to_owned);
         let who = Arc::new(who);
         let mut known = self.silent.write().unwrap_or_else(PoisonError::into_inner);
-        known.entry(key.id.clone()).or_default().push(who.clone());
+        known.entry(credential.id().to_owned()).or_default().push(who.clone());
         Some(who)
     }
 }
@@ -145,6 +149,7 @@ impl Snapshots {
             funds,
             policies,
             hard,
+            issuers: catalogue.issuers.values().cloned().collect(),
             providers,
             secrets,
             silent: RwLock::default(),

@@ -9,7 +9,7 @@ use super::request::{AdmitRequest, Admitted, Denied, Reply};
 use super::state::State;
 use crate::budget::{Bound, Window, percent_used, words};
 use crate::domain::call::BudgetHold;
-use crate::domain::catalogue::KeyStatus;
+use crate::domain::catalogue::KeyState;
 use crate::domain::policy::RuleSeen;
 use crate::domain::{Budget, Code, Dimension, Enforcement, Metric, Micros, Money, Reservation};
 use crate::policy;
@@ -129,16 +129,22 @@ fn gone<'a>(state: &State, at: Micros, request: &AdmitRequest) -> Option<Refused
     let admit = &request.admit;
     let (catalogue, who) = (state.catalogue(), &admit.who);
     let key = catalogue.keys.get(&who.credential);
-    if key.is_some_and(|k| k.expires_at.is_some_and(|end| end <= at)) {
-        let message = format!("Weighbridge: key {} has expired. Ask its owner for a new one.", who.credential);
-        return Some(Refused::new(Code::KeyExpired, message));
+    match key.map(|k| k.state(at)) {
+        Some(KeyState::Expired) => {
+            let message = format!("Weighbridge: key {} has expired. Ask its owner for a new one.", who.credential);
+            return Some(Refused::new(Code::KeyExpired, message));
+        }
+        Some(KeyState::Retired) => {
+            let message = format!("Weighbridge: key {} was replaced. Use its successor.", who.credential);
+            return Some(Refused::new(Code::KeyInvalid, message));
+        }
+        _ => {}
     }
     if catalogue.revision == admit.catalogue_revision {
         return None;
     }
-    let key_holds = key.is_some_and(|k| k.status == KeyStatus::Active && k.service == who.service);
-    if !key_holds || !catalogue.services.contains_key(&who.service) {
-        let message = format!("Weighbridge: key {} is not valid (any more).", who.credential);
+    if !catalogue.stands_for(&who.credential, &who.service) || !catalogue.services.contains_key(&who.service) {
+        let message = format!("Weighbridge: the credential {} is not valid (any more).", who.credential);
         return Some(Refused::new(Code::KeyInvalid, message));
     }
     if !catalogue.providers.contains_key(&admit.provider) {

@@ -13,7 +13,7 @@
 //! | kind | group 0 |
 //! |---|---|
 //! | 1 ADMIT, 2 SETTLE, 3 DENY | the records of that name below |
-//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify; 12 true = staged |
+//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify, 14 issuer; 12 true = staged |
 //! | 8 CATALOGUE, noun `apply` | 0 actor, 1 `apply`, 2 `openings`, `effect` or `dropped`, 13 of the staged entries: 0 the first, 1 how many, 2 their hash, 3 openings of budgets |
 //! | 9 PRICE | 0 actor, 1 `price`, 2 price list, 10 model, 11 prices (absent = none of our own), 12 true = staged |
 //! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings, 4 true = staged; or 0 actor, 1 id, 5 allocation |
@@ -47,9 +47,11 @@ use crate::domain::budget::{
 use crate::domain::call::{BudgetHold, CostLine};
 use crate::domain::catalogue::{
     Change, Key, KeyStatus, Notify, OnClientAbort, Organisation, Owner, OwnerKind, PriceOverride, Provider, Service,
+    Successor,
 };
 use crate::domain::identity::{Assurance, Attribution, Charge, Environment, ServiceKind};
 use crate::domain::policy::{Downgrade, Mode, Per, Policy, RuleResult, RuleSeen, Unpriced};
+use crate::domain::trust::{Issuer, KeySource, Profile, TrustRule};
 
 named!(Environment { Prod = "prod", Pilot = "pilot", Test = "test", Exploratory = "exploratory" });
 named!(Assurance { A0 = "A0", A1 = "A1", A2 = "A2", A3 = "A3" });
@@ -57,8 +59,12 @@ named!(ServiceKind {
     Service = "service", Agent = "agent", Pipeline = "pipeline", Notebook = "notebook", Person = "person",
 });
 named!(OwnerKind { Person = "person", Team = "team" });
-named!(KeyStatus { Active = "active", Suspended = "suspended", Revoked = "revoked" });
+named!(KeyStatus { Active = "active", Suspended = "suspended", Revoked = "revoked", Canary = "canary" });
 named!(OnClientAbort { Cancel = "cancel", Drain = "drain" });
+named!(Profile {
+    Generic = "generic", Kubernetes = "kubernetes", GithubActions = "github-actions", Gcp = "gcp", Azure = "azure",
+    AwsOutbound = "aws-outbound", SpiffeJwt = "spiffe-jwt", OauthAt = "oauth-at",
+});
 named!(Mode or Enforce { Observe = "observe", Warn = "warn", Enforce = "enforce" });
 named!(Per or Key { Key = "key", Service = "service", Policy = "policy" });
 named!(Unpriced { Deny = "deny", FamilyMax = "family_max", Allow = "allow" });
@@ -117,8 +123,9 @@ record!(Service as "a service" {
 });
 record!(Key as "a key" {
     0 = id, 1 = hash, 2 = service, 3 = environment, 4 = created_at, 5 = expires_at, 6 = status, 7 = allow_models,
-    8 = note,
+    8 = note, 9 = not_before, 10 = allow_cidrs, 11 = lineage, 12 = successor,
 });
+record!(Successor as "a successor" { 0 = key, 1 = overlap_until });
 record!(Provider as "a provider" {
     0 = id, 1 = dialect, 2 = base_url, 3 = internal, 4 = models, 5 = price_as, 6 = idle_timeout_s, 7 = on_client_abort,
     8 = position, 9 = region,
@@ -135,6 +142,12 @@ record!(Downgrade as "a downgrade" { 0 = below_percent, 1 = to });
 record!(PriceOverride as "a price" {
     0 = provider, 1 = model, 2 = component, 3 = usd, 4 = per, 5 = effective_from, 6 = note,
 });
+record!(Issuer as "an issuer" {
+    0 = id, 1 = iss, 2 = keys, 3 = refresh_s, 4 = algorithms, 5 = audience, 6 = max_lifetime_s, 7 = types, 8 = profile,
+    9 = shared, 10 = rules,
+});
+record!(TrustRule as "a trust rule" { 0 = id, 1 = claims, 2 = service, 3 = agent, 4 = environment });
+record!(KeySource as "a source of keys" { 0 = url, 1 = file, 2 = inline, 3 = ca, 4 = internal });
 record!(Notify as "a notify" { 0 = id, 1 = webhook });
 record!(Limit as "a limit" { 0 = metric, 1 = amount });
 record!(Budget as "a budget" {
@@ -159,10 +172,12 @@ struct Declared {
     prices: Vec<PriceOverride>,
     staged: bool,
     apply: Option<Stage>,
+    issuer: Option<Issuer>,
 }
 record!(Declared as "a CATALOGUE or PRICE" {
     0 = actor, 1 = noun, 2 = id, 3 = organisation, 4 = owner, 5 = service, 6 = key, 7 = provider, 8 = policy,
     9 = notify, 10 = model, 11 = prices, 12 = staged, 13 = apply,
+    14 = issuer,
 });
 struct Stage {
     first: u64,
@@ -259,6 +274,7 @@ fn bare(actor: &str, noun: &str, id: String) -> Declared {
         prices: Vec::new(),
         staged: false,
         apply: None,
+        issuer: None,
     }
 }
 
@@ -273,6 +289,7 @@ fn declared(actor: &str, change: &Change) -> Declared {
         Change::Provider(_, v) => d.provider = v,
         Change::Policy(_, v) => d.policy = v,
         Change::Notify(_, v) => d.notify = v,
+        Change::Issuer(_, v) => d.issuer = v,
         // Budgets have a kind of their own; should one come here, its id is all that is kept.
         Change::Budget(..) => {}
         Change::Price { provider, model, prices } => {
@@ -324,6 +341,7 @@ fn change(d: Declared) -> Result<(String, Change), CodecError> {
         "provider" => Change::Provider(id, d.provider),
         "policy" => Change::Policy(id, d.policy),
         "notify" => Change::Notify(id, d.notify),
+        "issuer" => Change::Issuer(id, d.issuer),
         "price" => Change::Price { provider: id, model: d.model.ok_or(lacks("model"))?, prices: d.prices },
         _ => return Err(CodecError::Name { what: "noun", value: d.noun.chars().take(40).collect() }),
     };

@@ -2,6 +2,8 @@
 //!
 //! Who declares has been told in friendlier words long before; this is the last line of defence.
 
+use std::sync::Arc;
+
 use super::codec::encode_body;
 use super::decide::{Decision, because, entry};
 use super::entry::{Apply, ApplyStep, Body, BudgetOpening, Erasable, MAX_ENTRY_BYTES, NewEntry, Opening};
@@ -11,6 +13,7 @@ use super::state::State;
 use crate::budget::Calendar;
 use crate::budget::period::zone;
 use crate::domain::id::is_slug;
+use crate::domain::trust::{Issuer, TrustRule, unsafe_rule};
 use crate::domain::{Budget, Catalogue, Change, Code, Micros, Owner, PriceOverride};
 
 /// Room an entry keeps for its leaf.
@@ -174,6 +177,7 @@ fn is_so(catalogue: &Catalogue, change: &Change) -> bool {
         Change::Policy(id, v) => c.policies.get(id).map(|x| &**x) == v.as_ref(),
         Change::Notify(id, v) => c.notify.get(id).map(|x| &**x) == v.as_ref(),
         Change::Budget(id, v) => c.budgets.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Issuer(id, v) => c.issuers.get(id).map(|x| &**x) == v.as_ref(),
         Change::Price { provider, model, prices } => {
             c.prices.get(&(provider.clone(), model.clone())).map_or(prices.is_empty(), |p| **p == *prices)
         }
@@ -260,6 +264,14 @@ fn sound(change: &Change) -> Result<(), String> {
         Change::Provider(id, Some(v)) => slug(id).and(named(&v.id)),
         Change::Policy(id, Some(v)) => slug(id).and(named(&v.id)),
         Change::Notify(id, Some(v)) => slug(id).and(named(&v.id)),
+        Change::Issuer(id, Some(v)) => {
+            slug(id).and(named(&v.id))?;
+            let unsafe_one = |rule: &Arc<TrustRule>| Some((rule.id.clone(), unsafe_rule(v, rule)?));
+            match v.rules.iter().find_map(unsafe_one) {
+                Some((rule, why)) => Err(format!("rule `{rule}` of issuer `{id}` cannot be saved: {why}")),
+                None => Ok(()),
+            }
+        }
         Change::Budget(id, Some(v)) => {
             slug(id).and(named(&v.id))?;
             if v.limit.amount < 0 {
@@ -290,11 +302,27 @@ fn whole(after: &Catalogue, changes: &[Change]) -> Result<(), String> {
             Change::Key(id, Some(key)) if !after.services.contains_key(&key.service) => {
                 return Err(format!("key `{id}` is of service `{}`, which is not declared", key.service));
             }
+            Change::Issuer(id, Some(issuer)) => {
+                if let Some(rule) = issuer.rules.iter().find(|r| !after.services.contains_key(&r.service)) {
+                    let service = &rule.service;
+                    return Err(format!(
+                        "rule `{}` of issuer `{id}` is of service `{service}`, which is not declared",
+                        rule.id
+                    ));
+                }
+            }
             // Looked for only to be named: counting them costs nothing.
             Change::Service(id, None) => {
                 if after.keys_of(id) > 0 {
                     let key = after.keys.values().find(|k| k.service == *id).map_or("", |k| &k.id);
                     return Err(format!("service `{id}` has the key `{key}`: remove the key first"));
+                }
+                let of = |i: &&Arc<Issuer>| i.rules.iter().any(|rule| rule.service == *id);
+                if let Some(issuer) = after.issuers.values().find(of) {
+                    return Err(format!(
+                        "service `{id}` is what a rule of issuer `{}` stands for: change the rule first",
+                        issuer.id
+                    ));
                 }
             }
             Change::Budget(id, Some(budget)) => {

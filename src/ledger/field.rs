@@ -283,6 +283,40 @@ text_map!(Dimension, |k: &Dimension| k.name(), |k: &str| {
     Dimension::from_name(k).ok_or_else(|| CodecError::Name { what: "dimension", value: k.to_owned() })
 });
 
+/// Text → texts, in the order of the keys' encodings.
+impl Field for BTreeMap<String, Vec<String>> {
+    fn put(&self, w: &mut Writer) {
+        let mut pairs: Vec<_> = self.iter().collect();
+        pairs.sort_by_key(|(key, _)| (key.len(), *key));
+        w.map(pairs.len());
+        for (key, values) in pairs {
+            w.text(key);
+            values.put(w);
+        }
+    }
+    fn get(r: &mut Reader) -> Result<Self, CodecError> {
+        let mut map = BTreeMap::new();
+        r.map(
+            |r| Ok(r.text().map(drop)?),
+            |r| {
+                let key = r.text()?.to_owned();
+                map.insert(key, Vec::get(r)?);
+                Ok::<_, CodecError>(())
+            },
+        )?;
+        Ok(map)
+    }
+    fn show(&self) -> Value {
+        Value::Object(self.iter().map(|(k, v)| (k.clone(), v.show())).collect())
+    }
+    fn is_absent(&self) -> bool {
+        self.is_empty()
+    }
+    fn absent() -> Option<Self> {
+        Some(BTreeMap::new())
+    }
+}
+
 /// A map of component number to count.
 impl Field for Usage {
     fn put(&self, w: &mut Writer) {

@@ -152,6 +152,10 @@ pub fn key() -> Key {
         status: KeyStatus::Active,
         allow_models: None,
         note: None,
+        not_before: None,
+        allow_cidrs: None,
+        lineage: None,
+        successor: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use askama::Template;
 use axum::response::Response;
 
-use crate::domain::catalogue::{KeyStatus, OnClientAbort};
+use crate::domain::catalogue::{KeyState, KeyStatus, OnClientAbort};
 use crate::domain::{Catalogue, Dimension, Key, Micros};
 use crate::report::{Measures, Spend, SpendQuery, Step};
 
@@ -274,12 +274,13 @@ pub async fn keys(ctx: Ctx) -> Result<Response, PageError> {
 }
 
 fn state(key: &Arc<Key>, now: Micros) -> (&'static str, &'static str) {
-    match key.status {
-        KeyStatus::Revoked => ("revoked", "bad"),
-        KeyStatus::Suspended => ("suspended", "warn"),
-        KeyStatus::Active if key.expires_at.is_some_and(|e| e <= now) => ("ended", "warn"),
-        KeyStatus::Active => ("active", "good"),
-    }
+    let state = key.state(now);
+    let tone = match state {
+        KeyState::Active | KeyState::Overlapping => "good",
+        KeyState::Revoked | KeyState::Canary => "bad",
+        KeyState::Early | KeyState::Retired | KeyState::Expired | KeyState::Suspended => "warn",
+    };
+    (state.name(), tone)
 }
 
 /// `GET /providers`.

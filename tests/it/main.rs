@@ -10,6 +10,8 @@ mod edges;
 mod gateway;
 /// Input that is wrong on purpose: each gets a defined answer, bounded memory and a record.
 mod hostile;
+/// Virtual keys: rotation, networks, keys that were planted.
+mod keys;
 /// What runs now, seen and ended from outside.
 mod live;
 /// Policies: rules, modes, rates, changes on the way.
@@ -18,3 +20,5 @@ mod policies;
 mod refusals;
 /// Connections: HTTP/2, TLS, shut-down.
 mod transport;
+/// Workload tokens: who is believed, and what stands on record.
+mod workloads;

@@ -131,7 +131,9 @@ now! {
         id, application, kind, owner, business_unit, cost_centre, tenant, purpose, caller_fields, tenants, workflows,
         prompt_classes
     } and { mandatory_fields: BTreeSet::new() };
-    Key { id, hash, service, environment, created_at, expires_at, status, allow_models, note };
+    Key { id, hash, service, environment, created_at, expires_at, status, allow_models, note } and {
+        not_before: None, allow_cidrs: None, lineage: None, successor: None
+    };
     Provider {
         id, dialect, base_url, internal, models, price_as, idle_timeout_s, on_client_abort, position
     } and { region: None };

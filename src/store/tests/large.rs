@@ -49,6 +49,10 @@ fn key_noted(n: usize, note: Option<String>) -> Change {
         status: KeyStatus::Active,
         allow_models: None,
         note,
+        not_before: None,
+        allow_cidrs: None,
+        lineage: None,
+        successor: None,
     };
     Change::Key(key.id.clone(), Some(key))
 }

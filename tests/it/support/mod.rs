@@ -124,6 +124,10 @@ pub fn key(ledger: &Ledger, secret: &Secret, service: &str) -> Key {
         status: KeyStatus::Active,
         allow_models: None,
         note: None,
+        not_before: None,
+        allow_cidrs: None,
+        lineage: None,
+        successor: None,
     }
 }
 
