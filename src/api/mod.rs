@@ -16,6 +16,7 @@ mod metrics;
 mod openapi;
 mod operators;
 mod policies;
+mod pauses;
 mod prices;
 mod running;
 mod spend;
@@ -234,6 +235,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(declared::endpoints());
     all.extend(allocations::endpoints());
     all.extend(operators::endpoints());
+    all.extend(pauses::endpoints());
     all
 }
 

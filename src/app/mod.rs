@@ -224,7 +224,7 @@ impl App {
     /// Pages and the admin API on one listener.
     fn web_router(&self, server: &config::Server) -> axum::Router {
         let token = server.operator_token.as_ref().map(|t| SecretString::from(t.expose_secret()));
-        let web = Web::new(self.ledger.clone(), self.https, self.gateway_url());
+        let web = Web::new(self.ledger.clone(), self.https, self.gateway_url()).with_calls(self.gateway.in_flight());
         let sessions = web.clone();
         let hook = move |headers: &http::HeaderMap| {
             web::session_operator(&sessions, headers).map(|operator| format!("operator:{operator}"))
@@ -296,6 +296,8 @@ async fn background(ledger: Ledger, gateway: Gateway, stop: CancellationToken) {
             tracing::warn!(%error, "leases could not be looked at");
         }
         gateway.write_folded(false).await;
+        // Who paused may have gone away before the calls were cut.
+        gateway.in_flight().cut_paused(&ledger);
     }
 }
 

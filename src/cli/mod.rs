@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod noun;
 pub mod operator;
 mod policy;
+pub mod pause;
 pub mod price;
 pub mod report;
 pub mod serve;
@@ -69,6 +70,10 @@ enum Noun {
     Notify(noun::Command),
     /// Whose workload tokens are believed
     Issuer(noun::Command),
+    /// Stop a key, service, agent, model or provider at once, until a set time
+    Pause(pause::Pause),
+    /// Let what was paused call again
+    Resume(pause::Resume),
     /// Who may sign in, and their tokens
     Operator(operator::Command),
     /// The journal as evidence
@@ -167,6 +172,8 @@ pub fn run() -> ExitCode {
         Noun::Price(command) => command.run(),
         Noun::Notify(command) => command.run(&noun::NOTIFY),
         Noun::Issuer(command) => command.run(&noun::ISSUERS),
+        Noun::Pause(command) => command.run(),
+        Noun::Resume(command) => command.run(),
         Noun::Operator(command) => command.run(),
         Noun::Ledger(command) => command.run(),
         Noun::Backup(command) => command.run(),

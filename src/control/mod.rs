@@ -11,6 +11,7 @@ mod command;
 mod difference;
 mod keys;
 mod openings;
+mod pause;
 mod plan;
 mod propose;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use apply::{Applied, Contact, apply, apply_blocking, contact, provider_secre
 pub use command::{Done, Kind, create, delete, list, patch, rotate, show};
 pub use difference::{Line, Sign};
 pub use keys::{KeyView, create_key, revoke_key};
+pub use pause::{NewPause, PauseView, pause, pauses, resume};
 pub use plan::{Plan, plan};
 pub use propose::{Proposal, policies_toml, policy_toml, propose, propose_toml};
 

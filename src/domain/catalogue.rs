@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
 use super::filter::{Dimension, glob};
-use super::identity::{Environment, ServiceKind};
 pub use super::policy::Policy;
+use super::identity::{Attribution, Environment, ServiceKind};
+use super::pause::Pause;
 use super::time::Micros;
 use super::trust::Issuer;
 use super::usage::Component;
@@ -242,6 +243,8 @@ pub enum Change {
         model: String,
         prices: Vec<PriceOverride>,
     },
+    /// By [`Pause::id`]. `None` ends it early.
+    Pause(String, Option<Pause>),
 }
 
 impl Change {
@@ -258,6 +261,7 @@ impl Change {
             Change::Budget(id, _) => ("budget", id.clone()),
             Change::Issuer(id, _) => ("issuer", id.clone()),
             Change::Price { provider, model, .. } => ("price", format!("{provider}/{model}")),
+            Change::Pause(id, _) => ("pause", id.clone()),
         }
     }
 }
@@ -284,6 +288,8 @@ pub struct Catalogue {
     pub prices: Map<(String, String), Arc<Vec<PriceOverride>>>,
     /// Issuers of workload tokens.
     pub issuers: Map<String, Arc<Issuer>>,
+    /// What is paused; those that are over too, until something else is paused.
+    pub pauses: Map<String, Arc<Pause>>,
     /// Derived: how many keys a service has.
     #[serde(skip)]
     keys_of: Map<String, u32>,
@@ -322,6 +328,20 @@ impl Catalogue {
                     self.prices.insert((provider, model), Arc::new(prices));
                 }
             }
+            Change::Pause(id, pause) => put(&mut self.pauses, id, pause),
+        }
+    }
+
+    /// The pause that forbids a call at an instant, if one does.
+    pub fn paused(&self, who: &Attribution, provider: &str, model: Option<&str>, at: Micros) -> Option<&Pause> {
+        let mut held = self.pauses.values().filter(|pause| pause.holds_at(at));
+        held.find(|pause| pause.covers(who, provider, model)).map(|pause| &**pause)
+    }
+
+    /// Notes at which entry a pause is on record.
+    pub fn note_pause(&mut self, id: &str, seq: Option<u64>) {
+        if let Some(pause) = self.pauses.get_mut(id) {
+            Arc::make_mut(pause).seq = seq;
         }
     }
 

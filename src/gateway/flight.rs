@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
 use crate::dialect::Metering;
-use crate::domain::{Attribution, CallId, Code, Component, Micros, Money, Provider, Refusal, Usage};
+use crate::domain::{Attribution, CallId, Catalogue, Code, Component, Micros, Money, Provider, Refusal, Usage};
 use crate::ledger::request::Admitted;
 use crate::pricing::PriceContext;
+use crate::store::Ledger;
 
 use super::classify::Asked;
 use super::snapshot::Snapshot;
@@ -94,6 +95,19 @@ impl Flight {
         let first = self.why.set(Box::new(refusal)).is_ok();
         self.stop.notify_one();
         first
+    }
+
+    /// Ends the call if a pause in the catalogue wants that; true if it was ended just now.
+    pub fn cut_by(&self, catalogue: &Catalogue, now: Micros) -> bool {
+        let Some(who) = self.ticket.who.as_deref() else { return false };
+        let mut cuts = catalogue.pauses.values().filter(|p| p.cut && p.holds_at(now));
+        let by = cuts.find(|p| p.covers(who, &self.provider.id, self.ticket.model.as_deref()));
+        by.is_some_and(|pause| {
+            self.stop(Refusal {
+                by: Some(format!("pause:{}", pause.id())),
+                ..Refusal::new(Code::Paused, pause.words())
+            })
+        })
     }
 
     fn cost_so_far(&self) -> Option<Money> {
@@ -188,6 +202,15 @@ impl InFlight {
     pub fn get(&self, call: CallId) -> Option<Underway> {
         let flight = self.shard(call).get(&call).cloned()?;
         Some(flight.view())
+    }
+
+    /// Ends the calls that a pause wants cut. How many there were.
+    pub fn cut_paused(&self, ledger: &Ledger) -> usize {
+        let (catalogue, now) = (ledger.catalogue(), ledger.clock().now());
+        if catalogue.pauses.values().all(|pause| !pause.cut) {
+            return 0;
+        }
+        self.flights().iter().filter(|flight| flight.cut_by(&catalogue, now)).count()
     }
 
     /// Ends a call: its upstream is let go, its caller is told that an operator ended it, what had passed is settled.

@@ -65,6 +65,12 @@ impl Gateway {
         };
         let headers = std::mem::take(&mut asked.headers);
         let flight = self.inner.in_flight.enter(&snapshot, &ticket, &asked, &granted.admitted);
+        // A pause that came after the admission may have looked for calls to cut before this one was in: whichever of the
+        // two comes second sees the other.
+        let catalogue = self.inner.ledger.catalogue();
+        if catalogue.revision != snapshot.catalogue.revision {
+            flight.cut_by(&catalogue, self.now());
+        }
         let forwarded_at = Instant::now();
         let crossing = Crossing { gateway: self, snapshot, ticket, asked, granted, flight, forwarded_at };
         match listing {

@@ -124,7 +124,8 @@ fn already_open(state: &State, at: Micros, admit: &Admit) -> Decision {
     Decision { entries: Vec::new(), reply }
 }
 
-/// Looks again where the catalogue moved on after the edge had judged. Expiry is looked at always: it needs no change.
+/// Looks again where the catalogue moved on after the edge had judged. Expiry and pauses are looked at always: they begin
+/// and end by the clock.
 fn gone<'a>(state: &State, at: Micros, request: &AdmitRequest) -> Option<Refused<'a>> {
     let admit = &request.admit;
     let (catalogue, who) = (state.catalogue(), &admit.who);
@@ -139,6 +140,11 @@ fn gone<'a>(state: &State, at: Micros, request: &AdmitRequest) -> Option<Refused
             return Some(Refused::new(Code::KeyInvalid, message));
         }
         _ => {}
+    }
+    // The edge leaves pauses to this place: one that is not over by journal time holds, whatever it saw.
+    if let Some(pause) = catalogue.paused(who, &admit.provider, admit.model.as_deref(), at) {
+        let by = Some(format!("pause:{}", pause.id()));
+        return Some(Refused { by, ..Refused::new(Code::Paused, pause.words()) });
     }
     if catalogue.revision == admit.catalogue_revision {
         return None;

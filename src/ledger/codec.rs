@@ -13,7 +13,7 @@
 //! | kind | group 0 |
 //! |---|---|
 //! | 1 ADMIT, 2 SETTLE, 3 DENY | the records of that name below |
-//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify, 14 issuer; 12 true = staged |
+//! | 8 CATALOGUE | 0 actor, 1 noun, 2 id, and the declared thing (absent = removed): 3 organisation, 4 owner, 5 service, 6 key, 7 provider, 8 policy, 9 notify, 14 issuer, 15 pause; 12 true = staged |
 //! | 8 CATALOGUE, noun `apply` | 0 actor, 1 `apply`, 2 `openings`, `effect` or `dropped`, 13 of the staged entries: 0 the first, 1 how many, 2 their hash, 3 openings of budgets |
 //! | 9 PRICE | 0 actor, 1 `price`, 2 price list, 10 model, 11 prices (absent = none of our own), 12 true = staged |
 //! | 10 BUDGET | 0 actor, 1 id, 2 budget (absent = removed), 3 openings, 4 true = staged; or 0 actor, 1 id, 5 allocation |
@@ -52,6 +52,7 @@ use crate::domain::catalogue::{
 use crate::domain::identity::{Assurance, Attribution, Charge, Environment, ServiceKind};
 use crate::domain::policy::{Downgrade, Mode, Per, Policy, RuleResult, RuleSeen, Unpriced};
 use crate::domain::trust::{Issuer, KeySource, Profile, TrustRule};
+use crate::domain::pause::{Pause, PauseKind};
 
 named!(Environment { Prod = "prod", Pilot = "pilot", Test = "test", Exploratory = "exploratory" });
 named!(Assurance { A0 = "A0", A1 = "A1", A2 = "A2", A3 = "A3" });
@@ -77,6 +78,7 @@ named!(Reservation or Strict { Strict = "strict", Expected = "expected" });
 named!(MidstreamExceed { Cut = "cut", Finish = "finish" });
 named!(AllocationKind { Raise = "raise", Reset = "reset", Grant = "grant" });
 named!(Rollover or None { None = "none", Unused = "unused", Overage = "overage" });
+named!(PauseKind { Key = "key", Service = "service", Agent = "agent", Model = "model", Provider = "provider" });
 named!(PeriodKind {
     Minute = "minute", Hour = "hour", Day = "day", Week = "week", Month = "month", Quarter = "quarter", Year = "year",
     Total = "total",
@@ -149,6 +151,7 @@ record!(Issuer as "an issuer" {
 record!(TrustRule as "a trust rule" { 0 = id, 1 = claims, 2 = service, 3 = agent, 4 = environment });
 record!(KeySource as "a source of keys" { 0 = url, 1 = file, 2 = inline, 3 = ca, 4 = internal });
 record!(Notify as "a notify" { 0 = id, 1 = webhook });
+record!(Pause as "a pause" { 0 = kind, 1 = subject, 2 = until, 3 = cut, 4 = seq });
 record!(Limit as "a limit" { 0 = metric, 1 = amount });
 record!(Budget as "a budget" {
     0 = id, 1 = matches, 2 = limit, 3 = period, 4 = anchor, 5 = time_zone, 6 = fiscal_year_start_month,
@@ -173,11 +176,11 @@ struct Declared {
     staged: bool,
     apply: Option<Stage>,
     issuer: Option<Issuer>,
+    pause: Option<Pause>,
 }
 record!(Declared as "a CATALOGUE or PRICE" {
     0 = actor, 1 = noun, 2 = id, 3 = organisation, 4 = owner, 5 = service, 6 = key, 7 = provider, 8 = policy,
-    9 = notify, 10 = model, 11 = prices, 12 = staged, 13 = apply,
-    14 = issuer,
+    9 = notify, 10 = model, 11 = prices, 12 = staged, 13 = apply, 14 = issuer, 15 = pause,
 });
 struct Stage {
     first: u64,
@@ -275,6 +278,7 @@ fn bare(actor: &str, noun: &str, id: String) -> Declared {
         staged: false,
         apply: None,
         issuer: None,
+        pause: None,
     }
 }
 
@@ -290,6 +294,7 @@ fn declared(actor: &str, change: &Change) -> Declared {
         Change::Policy(_, v) => d.policy = v,
         Change::Notify(_, v) => d.notify = v,
         Change::Issuer(_, v) => d.issuer = v,
+        Change::Pause(_, v) => d.pause = v,
         // Budgets have a kind of their own; should one come here, its id is all that is kept.
         Change::Budget(..) => {}
         Change::Price { provider, model, prices } => {
@@ -342,6 +347,7 @@ fn change(d: Declared) -> Result<(String, Change), CodecError> {
         "policy" => Change::Policy(id, d.policy),
         "notify" => Change::Notify(id, d.notify),
         "issuer" => Change::Issuer(id, d.issuer),
+        "pause" => Change::Pause(id, d.pause),
         "price" => Change::Price { provider: id, model: d.model.ok_or(lacks("model"))?, prices: d.prices },
         _ => return Err(CodecError::Name { what: "noun", value: d.noun.chars().take(40).collect() }),
     };

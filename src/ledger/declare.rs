@@ -14,7 +14,7 @@ use crate::budget::Calendar;
 use crate::budget::period::zone;
 use crate::domain::id::is_slug;
 use crate::domain::trust::{Issuer, TrustRule, unsafe_rule};
-use crate::domain::{Budget, Catalogue, Change, Code, Micros, Owner, PriceOverride};
+use crate::domain::{Budget, Catalogue, Change, Code, Micros, Owner, Pause, PriceOverride};
 
 /// Room an entry keeps for its leaf.
 const LEAF_BYTES: usize = 512;
@@ -178,6 +178,7 @@ fn is_so(catalogue: &Catalogue, change: &Change) -> bool {
         Change::Notify(id, v) => c.notify.get(id).map(|x| &**x) == v.as_ref(),
         Change::Budget(id, v) => c.budgets.get(id).map(|x| &**x) == v.as_ref(),
         Change::Issuer(id, v) => c.issuers.get(id).map(|x| &**x) == v.as_ref(),
+        Change::Pause(id, v) => c.pauses.get(id).map(|x| Pause { seq: None, ..Pause::clone(x) }).as_ref() == v.as_ref(),
         Change::Price { provider, model, prices } => {
             c.prices.get(&(provider.clone(), model.clone())).map_or(prices.is_empty(), |p| **p == *prices)
         }
@@ -280,6 +281,10 @@ fn sound(change: &Change) -> Result<(), String> {
             Calendar::of(v).map(drop).map_err(|e| format!("budget `{id}`: {e}"))
         }
         Change::Price { provider, model, prices } => prices.iter().try_for_each(|p| price(p, provider, model)),
+        Change::Pause(id, Some(v)) => {
+            named(&v.id())?;
+            if v.seq.is_some() { Err(format!("pause `{id}` names its own entry")) } else { Ok(()) }
+        }
         _ => Ok(()),
     }
 }

@@ -72,6 +72,7 @@ pub fn encode(catalogue: &Catalogue) -> Vec<u8> {
     all(&c.notify, Change::Notify, &mut bytes);
     all(&c.budgets, Change::Budget, &mut bytes);
     all(&c.issuers, Change::Issuer, &mut bytes);
+    all(&c.pauses, Change::Pause, &mut bytes);
     for ((provider, model), prices) in &c.prices {
         let (provider, model, prices) = (provider.clone(), model.clone(), Vec::clone(prices));
         put(Change::Price { provider, model, prices }, &mut bytes);

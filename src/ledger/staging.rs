@@ -193,6 +193,10 @@ impl Staging {
         self.touched.keys()
     }
 
+    pub(super) fn note_pause(&mut self, id: &str, seq: Option<u64>) {
+        Arc::make_mut(&mut self.catalogue).note_pause(id, seq);
+    }
+
     /// Changes an owner in what is staged, and in the copy.
     pub(super) fn owner_mut(&mut self, id: &str, change: &dyn Fn(&mut crate::domain::Owner)) {
         if let Some(owner) = Arc::make_mut(&mut self.catalogue).owners.get_mut(id) {

@@ -249,6 +249,9 @@ impl State {
             Body::Batch { vendor_id, state } => self.job_state(seq, *reference, vendor_id, state)?,
             Body::Catalogue { change, .. } | Body::Price { change, .. } => {
                 self.put(change);
+                if let Change::Pause(id, Some(_)) = &**change {
+                    self.note_pause(id, Some(seq));
+                }
             }
             Body::Budget { id, budget, opening, .. } => {
                 self.budget(id, budget.as_deref(), ts);
@@ -338,6 +341,10 @@ impl State {
         (state.open, state.by_call, state.jobs) = Default::default();
         state.drop_staged();
         state.allotments.carry_over();
+        // Their entries stand in the old epoch.
+        for id in self.catalogue.pauses.keys() {
+            state.note_pause(id, None);
+        }
         state.next_seq = 0;
         (state, open)
     }

@@ -38,6 +38,11 @@ impl PageError {
         PageError::new(StatusCode::FORBIDDEN, "Not accepted", message)
     }
 
+    /// What was asked for cannot be, as things are.
+    pub fn conflict(title: &str, message: impl Into<String>) -> PageError {
+        PageError::new(StatusCode::CONFLICT, title, message)
+    }
+
     pub fn bad_form(message: impl Into<String>) -> PageError {
         PageError::new(StatusCode::BAD_REQUEST, "This form cannot be read", message)
     }

@@ -17,7 +17,7 @@ use super::data;
 use super::error::PageError;
 use super::format;
 use super::layers::Ctx;
-use super::query::{Defaults, Query, QueryError};
+use super::query::{Defaults, Query, QueryError, link};
 use super::shell::{self, Shell};
 use super::{calls, spend};
 
@@ -93,18 +93,31 @@ struct List<'a> {
     /// Columns between the name and the figures.
     middle: &'a [Column],
     figures: BTreeMap<Option<String>, Measures>,
+    /// What is paused, by [`crate::domain::Pause::id`].
+    paused: Vec<String>,
     rows: Vec<Row>,
 }
 
 impl<'a> List<'a> {
-    fn new(query: &'a Query, dimension: Dimension, middle: &'a [Column], found: &Spend) -> List<'a> {
+    fn new(ctx: &Ctx, query: &'a Query, dimension: Dimension, middle: &'a [Column], found: &Spend) -> List<'a> {
         let figure = |r: &crate::report::SpendRow| (r.key.first().cloned().flatten(), r.measures.clone());
-        List { query, dimension, middle, figures: found.rows.iter().map(figure).collect(), rows: Vec::new() }
+        let figures = found.rows.iter().map(figure).collect();
+        let catalogue = ctx.web.ledger.catalogue();
+        let held = catalogue.pauses.iter().filter(|(_, pause)| pause.holds_at(ctx.now));
+        let paused = held.map(|(id, _)| id.clone()).collect();
+        List { query, dimension, middle, figures, paused, rows: Vec::new() }
     }
 
     fn declared(&mut self, id: &str, middle: Vec<Cell>, summary: String) {
         let figures = self.figures.remove(&Some(id.to_owned())).unwrap_or_default();
         self.push(Some(id), middle, summary, &figures);
+        let kind = if self.dimension == Dimension::Credential { "key" } else { self.dimension.name() };
+        let paused = self.paused.iter().any(|of| *of == format!("{kind}:{id}"));
+        let href = link("/emergency", &[("kind", kind.to_owned()), ("subject", id.to_owned())]);
+        let cell = if paused { linked("■ paused", "/emergency".into()) } else { linked("Pause", href + "#pause") };
+        if let Some(last) = self.rows.last_mut().and_then(|row| row.cells.last_mut()) {
+            *last = Cell { class: last.class, ..cell };
+        }
     }
 
     fn push(&mut self, id: Option<&str>, middle: Vec<Cell>, summary: String, figures: &Measures) {
@@ -127,6 +140,7 @@ impl<'a> List<'a> {
             Column { label: "Failed", class: "n w" },
             Column { label: "Refused", class: "n w" },
             Column { label: "Cost, USD", class: "n" },
+            Column { label: "Emergency", class: "" },
         ];
         [first].into_iter().chain(self.middle.iter().copied()).chain(figures).collect()
     }
@@ -153,12 +167,13 @@ impl<'a> List<'a> {
     }
 }
 
-fn sums(m: &Measures, calls: String) -> [Cell; 4] {
+fn sums(m: &Measures, calls: String) -> [Cell; 5] {
     [
         text(format::count(m.calls)),
         text(format::count(m.failed)),
         text(format::count(m.refused)),
         linked(spend::cost_words(m), calls),
+        Cell::default(),
     ]
 }
 
@@ -216,7 +231,7 @@ pub async fn services(ctx: Ctx) -> Result<Response, PageError> {
     let middle = ["Kind", "Owner", "Business unit", "Application", "Cost centre", "Keys"]
         .map(|label| Column { label, class: if label == "Keys" { "n w" } else { WIDE } });
     let catalogue = ctx.web.ledger.catalogue();
-    let mut list = List::new(&query, Dimension::Service, &middle, &found);
+    let mut list = List::new(&ctx, &query, Dimension::Service, &middle, &found);
     for s in catalogue.services.values() {
         let contact = catalogue.owners.get(&s.owner).is_some_and(|o| o.email.is_some());
         let owned = query.with(Dimension::Owner, Some(&s.owner)).url("/spend", &spend::DEFAULTS);
@@ -249,7 +264,7 @@ pub async fn keys(ctx: Ctx) -> Result<Response, PageError> {
     let middle = ["Service", "Environment", "State", "Made", "Ends", "Models"]
         .map(|label| Column { label, class: if label == "State" { "" } else { WIDE } });
     let catalogue = ctx.web.ledger.catalogue();
-    let mut list = List::new(&query, Dimension::Credential, &middle, &found);
+    let mut list = List::new(&ctx, &query, Dimension::Credential, &middle, &found);
     let day = |at: Micros| at.timestamp().to_zoned_datetime(query.zone.clone()).strftime("%-d %b %Y").to_string();
     for k in catalogue.keys.values() {
         let (state, tone) = state(k, ctx.now);
@@ -289,7 +304,7 @@ pub async fn providers(ctx: Ctx) -> Result<Response, PageError> {
     let middle = ["Dialect", "Base URL", "Models of bare paths", "Prices of", "When a caller hangs up"]
         .map(|label| Column { label, class: WIDE });
     let catalogue = ctx.web.ledger.catalogue();
-    let mut list = List::new(&query, Dimension::Provider, &middle, &found);
+    let mut list = List::new(&ctx, &query, Dimension::Provider, &middle, &found);
     for p in catalogue.providers_in_order() {
         let cells = vec![
             text(&p.dialect),

@@ -9,6 +9,7 @@ mod budgets;
 mod calls;
 mod chart;
 mod data;
+mod emergency;
 mod error;
 mod export;
 mod filters;
@@ -21,6 +22,7 @@ mod profile;
 mod query;
 mod range;
 mod receipt;
+mod running;
 mod search;
 mod shell;
 mod sign_in;
@@ -38,6 +40,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 
 use crate::domain::Micros;
+use crate::gateway::InFlight;
 use crate::store::Ledger;
 
 pub use accounts::{OperatorId, setup_link, sign_in_link};
@@ -50,6 +53,8 @@ pub struct Web {
     pub https: bool,
     /// Where software reaches the gateway, for snippets: `http://127.0.0.1:8700`.
     pub gateway: String,
+    /// The calls under way in the gateway beside.
+    in_flight: InFlight,
     soft_lock: Arc<Mutex<soft_lock::SoftLock>>,
     /// Passwords are hashed two at a time: each takes 19 MiB and a good part of a core.
     hashing: Arc<tokio::sync::Semaphore>,
@@ -61,9 +66,16 @@ impl Web {
             ledger,
             https,
             gateway: gateway.into(),
+            in_flight: InFlight::default(),
             soft_lock: Arc::default(),
             hashing: Arc::new(tokio::sync::Semaphore::new(2)),
         }
+    }
+
+    /// Shows and ends the calls under way in a gateway.
+    pub fn with_calls(mut self, in_flight: InFlight) -> Web {
+        self.in_flight = in_flight;
+        self
     }
 
     fn now(&self) -> Micros {
@@ -81,7 +93,12 @@ pub fn router(web: Web) -> Router {
         .route("/keys", get(govern::keys))
         .route("/providers", get(govern::providers))
         .route("/calls", get(calls::list))
+        .route("/calls/running", get(running::show))
         .route("/calls/{id}", get(receipt::show))
+        .route("/calls/{id}/stop", get(running::ask).post(running::stop))
+        .route("/emergency", get(emergency::show))
+        .route("/emergency/pause", post(emergency::pause))
+        .route("/emergency/resume", post(emergency::resume))
         .route("/search", get(search::jump))
         .route("/profile", get(profile::show))
         .route("/profile/sessions/end", post(profile::end_session))

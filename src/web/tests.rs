@@ -311,13 +311,15 @@ impl Site {
     }
 }
 
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 15] = [
     "/",
     "/spend",
     "/spend?range=30d&by=owner,model&compare=prev&metric=calls&step=week&sort=-calls",
     "/spend?service=nobody",
     "/calls",
     "/calls?range=30d&environment=prod&service=!search",
+    "/calls/running",
+    "/emergency",
     "/budgets",
     "/catalogue",
     "/keys",
@@ -383,7 +385,7 @@ async fn a_call_can_be_followed_from_the_total_to_its_proof() {
     let total = "0.012345678".parse::<Money>().unwrap().times(300);
     assert!(spend.contains(&format!("<data value=\"{total}\">")), "the total is exact");
     let calls = site.get("/calls?range=30d&service=invoice-bot").await.text;
-    let id = calls.split("href=\"/calls/").nth(1).unwrap().split('"').next().unwrap();
+    let id = calls.split("class=\"at\"><a href=\"/calls/").nth(1).unwrap().split('"').next().unwrap();
     let receipt = site.get(&format!("/calls/{id}")).await.text;
     for expected in ["0.012345678", "from the service catalogue", "everything-month", "Leaf hash", "ADMIT", "SETTLE"] {
         assert!(receipt.contains(expected), "{expected}");
@@ -625,4 +627,44 @@ async fn every_file_that_a_page_names_is_served_for_good() {
         let kind = answer.header("content-type");
         assert!(kind.starts_with("text/") || kind.starts_with("image/svg"), "{name}: {kind}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_emergency_page_pauses_and_resumes_by_plain_forms() {
+    let site = Site::new().await;
+    let page = site.get("/emergency?kind=service&subject=search").await;
+    assert!(page.text.contains("Nothing is paused") && page.text.contains("<option selected>service</option>"));
+    let csrf = page.csrf();
+    let send_form = async |path: &str, body: &str| send(&site.router, form(path, body, &site.cookie)).await;
+
+    let forged = send_form("/emergency/pause", "csrf=no&kind=service&subject=search&for=1h&reason=loop").await;
+    assert_eq!(forged.status, StatusCode::FORBIDDEN);
+    let wrong =
+        send_form("/emergency/pause", &format!("csrf={csrf}&kind=service&subject=nobody&for=8h&reason=loop")).await;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(wrong.text.contains("role=\"alert\"") && wrong.text.contains("service nobody not found"));
+    assert!(
+        wrong.text.contains("value=\"nobody\"") && wrong.text.contains("<option value=\"8h\" selected>"),
+        "what was typed stays"
+    );
+
+    let done = send_form(
+        "/emergency/pause",
+        &format!("csrf={csrf}&kind=service&subject=search&for=1h&reason=it+loops&cut=yes"),
+    )
+    .await;
+    assert_eq!(
+        (done.status, done.header("location")),
+        (StatusCode::SEE_OTHER, "/emergency?done=paused%20service:search")
+    );
+    let page = site.get(done.header("location")).await;
+    for words in ["service:search is paused.", "it loops", "operator:ada", "were cut", "2026-11-23T19:30:00.000000Z"] {
+        assert!(page.text.contains(words), "{words}");
+    }
+    assert!(site.get("/catalogue").await.text.contains("■ paused"), "the list of services says so");
+    let ended = send_form("/emergency/resume", &format!("csrf={csrf}&id=service%3Asearch&reason=mended")).await;
+    assert_eq!(ended.status, StatusCode::SEE_OTHER);
+    assert!(site.get("/emergency").await.text.contains("Nothing is paused"));
+    let again = send_form("/emergency/resume", &format!("csrf={csrf}&id=service%3Asearch&reason=mended")).await;
+    assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
 }

@@ -484,7 +484,7 @@ try {
   await accessible(browser, undefined, { "sign-in": "/sign-in" });
   await crawl(browser, state);
   await filesAgree(browser, state);
-  await prints(browser, state, { spend: "/spend?range=30d", budgets: "/budgets", receipt });
+  await prints(browser, state, { spend: "/spend?range=30d", "in flight": "/calls/running", emergency: "/emergency", budgets: "/budgets", receipt });
   if (binary) await firstStart(browser);
   await drillDown(browser, state, true);
   await drillDown(browser, state, false);

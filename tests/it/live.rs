@@ -310,3 +310,174 @@ async fn what_cannot_be_stopped_is_said_and_nothing_is_recorded() {
     assert_eq!(refused.status, 409);
     assert!(refused.text().contains("runs at the vendor"), "{}", refused.text());
 }
+
+async fn pause(app: &TestApp, body: Value) -> Answer {
+    admin(app).post("/api/v1/pauses", &body.to_string()).await
+}
+
+fn service_pause(cut: bool) -> Value {
+    json!({"kind": "service", "subject": "svc", "for": "1h", "reason": "it loops", "cut": cut})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_refuses_in_the_dialect_says_until_when_and_keeps_the_reason_to_operators() {
+    let app = start(Setup { caller_fields: vec!["run", "agent"], ..Setup::default() }).await;
+    let credential = app.key[..16].to_owned();
+    for (kind, subject) in [
+        ("key", credential.as_str()),
+        ("service", "svc"),
+        ("agent", "planner"),
+        ("model", "test-*"),
+        ("provider", "openai"),
+    ] {
+        let made =
+            pause(&app, json!({"kind": kind, "subject": subject, "for": "2h", "reason": "a secret reason"})).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        let answer = app.client().post_with(CHAT, "wb-agent: planner\r\n", chat_request("").as_bytes()).await;
+        assert_eq!((answer.status, answer.header("wb-deny")), (403, Some("paused")), "{kind}");
+        assert_eq!((answer.header("x-should-retry"), answer.header("retry-after")), (Some("false"), None));
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        let until = made.json()["until"].as_str().unwrap()[..19].replace('T', " ");
+        assert!(message.contains(&format!("{kind} '{subject}'")) && message.contains(&until), "{message}");
+        assert!(!message.contains("secret"), "{message}");
+        let call = app.settled(&answer).await;
+        assert_eq!(call.refusal, Some((weighbridge::domain::Code::Paused, Some(format!("pause:{kind}:{subject}")))));
+
+        let list = admin(&app).get("/api/v1/pauses").await.json();
+        let row = &list["pauses"][0];
+        assert_eq!((&row["id"], &row["by"]), (&json!(format!("{kind}:{subject}")), &json!("token")));
+        assert_eq!((&row["reason"], &row["until"]), (&json!("a secret reason"), &made.json()["until"]));
+
+        let mut ask = admin(&app);
+        let path = format!("/api/v1/pauses/{kind}:{subject}");
+        let head = |path: &str, ask: &Client| ask.head("DELETE", path, "", 0);
+        assert_eq!(ask.raw(&head(&path, &ask)).await.status, 422, "a reason is required");
+        let ended = ask.raw(&head(&format!("{path}?reason=mended"), &ask)).await;
+        assert_eq!(ended.status, 200, "{}", ended.text());
+        assert_eq!(ask.raw(&head(&format!("{path}?reason=mended"), &ask)).await.status, 404);
+        ask.key = app.key.clone();
+        assert_eq!(
+            app.client().post_with(CHAT, "wb-agent: planner\r\n", chat_request("").as_bytes()).await.status,
+            200
+        );
+    }
+    assert_eq!(admin(&app).get("/api/v1/pauses").await.json()["pauses"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_cannot_be_is_refused_with_the_way_out() {
+    let app = start(Setup::default()).await;
+    let before = app.ledger().head().size;
+    for (body, status, words) in [
+        (json!({"kind": "service", "subject": "nobody", "for": "1h", "reason": "r"}), 422, "not found"),
+        (json!({"kind": "service", "subject": "svc", "for": "31d", "reason": "r"}), 422, "at most 30 days"),
+        (json!({"kind": "service", "subject": "svc", "for": "soon", "reason": "r"}), 422, "30m"),
+        (json!({"kind": "service", "subject": "svc", "reason": "r"}), 422, "how long"),
+        (
+            json!({"kind": "service", "subject": "svc", "until": "2020-01-01T00:00:00Z", "reason": "r"}),
+            422,
+            "has passed",
+        ),
+        (json!({"kind": "service", "subject": "svc", "for": "1h", "reason": " "}), 422, "say why"),
+        (json!({"kind": "service", "subject": "svc", "for": "1h"}), 400, "reason"),
+        (json!({"kind": "galaxy", "subject": "svc", "for": "1h", "reason": "r"}), 400, "galaxy"),
+    ] {
+        let answer = pause(&app, body.clone()).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.text());
+        assert!(answer.text().contains(words), "{body}: {}", answer.text());
+    }
+    assert_eq!(app.ledger().head().size, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_streams_of_what_is_paused_finish_or_are_cut_as_was_chosen() {
+    let app = start(Setup::default()).await;
+    for cut in [false, true] {
+        let go = Arc::new(Notify::new());
+        app.upstream.next(paused_chat(&go));
+        let begun = begin(&app.client(), CHAT, "", &chat_request(r#","stream":true"#), "how are you?").await;
+        let id = begun.id.clone();
+        let made = pause(&app, service_pause(cut)).await;
+        assert_eq!((made.status, &made.json()["calls_cut"]), (201, &json!(usize::from(cut))), "{}", made.text());
+        assert_eq!(app.client().post(CHAT, &chat_request("")).await.header("wb-deny"), Some("paused"));
+        go.notify_one();
+        let text = begun.end().await.text();
+        let call = app.call(id.parse().unwrap()).await;
+        if cut {
+            assert!(text.contains("\"code\":\"paused\"") && text.ends_with("data: [DONE]\n\n"), "{text}");
+            assert_eq!((call.outcome, call.flags.as_slice()), (Outcome::Cancelled, ["stopped".to_owned()].as_slice()));
+        } else {
+            assert!(!text.contains("error") && text.ends_with("data: [DONE]\n\n"), "{text}");
+            assert_eq!(call.outcome, Outcome::Completed);
+        }
+        let end = admin(&app).head("DELETE", "/api/v1/pauses/service:svc?reason=ok", "", 0);
+        assert_eq!(admin(&app).raw(&end).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_that_races_a_pause_is_admitted_after_its_entry_and_a_cut_leaves_none_running() {
+    let app = start(Setup::default()).await;
+    // Answers begin and never end, so that whatever was admitted runs until it is cut.
+    app.upstream.always(paused_chat(&Arc::default())[..3].iter().cloned().chain([Step::Hang]).collect());
+    let asks: Vec<_> = (0..120)
+        .map(|_| {
+            let client = app.client();
+            tokio::spawn(async move { client.post(CHAT, &chat_request(r#","stream":true"#)).await })
+        })
+        .collect();
+    // In the middle of them: some are admitted, some are not yet.
+    while app.ledger().running().len() < 20 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pause(&app, service_pause(true)).await.status, 201);
+    let mut refused = 0;
+    for ask in asks {
+        let answer = ask.await.unwrap();
+        assert!(answer.text().contains("paused"), "{}", answer.text());
+        refused += usize::from(answer.status == 403);
+    }
+    app.quiet().await;
+    let mut paused_at = None;
+    let (mut admitted, mut denied) = (0, 0);
+    for (entry, _) in app.ledger().entries(0, 10_000).unwrap() {
+        match entry.body {
+            Body::Catalogue { change, .. } if change.subject().0 == "pause" => paused_at = Some(entry.seq),
+            Body::Admit(_) => {
+                admitted += 1;
+                assert_eq!(paused_at, None, "entry {} admits a call after the pause", entry.seq);
+            }
+            Body::Deny(_) => {
+                denied += 1;
+                assert!(paused_at.is_some(), "entry {} refuses before the pause", entry.seq);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(admitted + denied, 120);
+    assert!(refused >= denied, "who was cut before his answer began is refused too");
+    assert!(admitted >= 20, "{admitted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_survives_an_apply_and_a_restart() {
+    let memory = weighbridge::store::media::Memory::default();
+    let options = || weighbridge::store::Options {
+        durability: weighbridge::store::Durability::Strict,
+        clock: Arc::new(weighbridge::store::clock::SystemClock),
+    };
+    let ledger = weighbridge::store::Ledger::open_memory(&memory, options()).unwrap();
+    let mut server = server();
+    server.operator_token = Some(TOKEN.into());
+    let app = TestApp::on(ledger, Setup { server, ..Setup::default() }).await;
+    assert_eq!(pause(&app, service_pause(false)).await.status, 201);
+    let config = weighbridge::config::Config::default_config().unwrap();
+    app.app.apply(&config.declared).await.unwrap();
+    let before = admin(&app).get("/api/v1/pauses").await.json()["pauses"].clone();
+    assert_eq!(before[0]["id"], "service:svc");
+    app.app.stop().await.unwrap();
+    let ledger = weighbridge::store::Ledger::open_memory(&memory, options()).unwrap();
+    let after = weighbridge::control::pauses(&ledger).unwrap();
+    assert_eq!(json!(after), before);
+    ledger.close().await.unwrap();
+}

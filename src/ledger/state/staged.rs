@@ -17,6 +17,14 @@ impl State {
         }
     }
 
+    /// Where a pause is on record, here and on what is staged.
+    pub(super) fn note_pause(&mut self, id: &str, seq: Option<u64>) {
+        Arc::make_mut(&mut self.catalogue).note_pause(id, seq);
+        if let Some(staging) = &mut self.staging {
+            staging.note_pause(id, seq);
+        }
+    }
+
     pub(super) fn stage(&mut self, seq: u64, ts: Micros, body: &Body) -> Result<(), ApplyError> {
         let change = match body {
             Body::Catalogue { change, .. } | Body::Price { change, .. } => (**change).clone(),

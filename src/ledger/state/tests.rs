@@ -1,8 +1,11 @@
 //! The state after entries that cannot follow, kinds of a later version, and states that are not whole.
 
 use super::*;
-use crate::domain::{Budget, Enforcement, Key, PeriodKind, Service};
+use crate::domain::pause::{Pause, PauseKind};
+use crate::domain::{Budget, Code, Enforcement, Key, PeriodKind, Service};
+use crate::ledger::declared;
 use crate::ledger::entry::Body;
+use crate::ledger::request::{Reply, Request};
 use crate::ledger::testing::*;
 
 fn entry(seq: u64, body: Body, reference: Option<u64>) -> Entry {
@@ -117,4 +120,76 @@ fn a_change_copies_next_to_nothing_of_what_is_declared() {
     assert!(before.keys.ptr_eq(&after.keys) && before.budgets.ptr_eq(&after.budgets), "untouched maps are the same");
     assert!(!before.services.ptr_eq(&after.services));
     assert_eq!(before.services.len() + 1, after.services.len());
+}
+
+fn pause(kind: PauseKind, subject: &str, until: Micros) -> Change {
+    let pause = Pause { kind, subject: subject.into(), until, cut: false, seq: None };
+    Change::Pause(pause.id(), Some(pause))
+}
+
+#[test]
+fn what_is_paused_is_refused_from_its_entry_on_and_until_its_instant_to_the_microsecond() {
+    let mut bench = Bench::new(vec![]);
+    let until = NOON.plus_seconds(60);
+    let code = |bench: &mut Bench, call: u128| match bench.submit_as_is(Request::Admit(Box::new(admit(call, usd("1")))))
+    {
+        Reply::Admitted(_) => None,
+        Reply::Denied(denied) => Some((denied.code, denied.by)),
+        other => panic!("{other:?}"),
+    };
+    // Judged by a catalogue of before, as a call that raced the pause is.
+    bench.declare(vec![pause(PauseKind::Service, "svc", until)]);
+    let by = |id: &str| Some((Code::Paused, Some(format!("pause:{id}"))));
+    assert_eq!(code(&mut bench, 1), by("service:svc"));
+    bench.at = Micros(until.0 - 1);
+    assert_eq!(code(&mut bench, 2), by("service:svc"));
+    bench.at = until;
+    assert_eq!(code(&mut bench, 3), None, "it has ended by itself");
+
+    let later = until.plus_seconds(60);
+    for (kind, subject) in [
+        (PauseKind::Key, KEY),
+        (PauseKind::Model, "gpt-5*"),
+        (PauseKind::Provider, "openai"),
+        (PauseKind::Model, "gpt-5.2"),
+    ] {
+        bench.declare(vec![pause(kind, subject, later)]);
+        let id = format!("{}:{subject}", kind.name());
+        assert_eq!(code(&mut bench, 4), by(&id));
+        bench.declare(vec![Change::Pause(id, None)]);
+    }
+    for (kind, subject) in [(PauseKind::Agent, "svc"), (PauseKind::Model, "gpt-5"), (PauseKind::Provider, "svc")] {
+        bench.declare(vec![pause(kind, subject, later)]);
+    }
+    assert_eq!(code(&mut bench, 5), None);
+}
+
+#[test]
+fn what_is_paused_is_in_the_encoded_state_with_where_it_is_on_record() {
+    let mut bench = Bench::new(vec![hard("month", "10")]);
+    bench.declare(vec![pause(PauseKind::Model, "gpt-*", NOON.plus_seconds(9))]);
+    let seq = bench.entries.last().unwrap().seq;
+    assert_eq!(bench.state.catalogue().pauses["model:gpt-*"].seq, Some(seq));
+    assert_eq!(State::decode(&bench.state.encode()).unwrap(), bench.state);
+    let beside = declared::encode(bench.state.catalogue());
+    assert_eq!(State::decode_apart(&bench.state.encode_apart(), &beside).unwrap(), bench.state);
+    let before = bench.entries.len();
+    bench.declare(vec![pause(PauseKind::Model, "gpt-*", NOON.plus_seconds(9))]);
+    assert_eq!(bench.entries.len(), before, "the same again is no change");
+    let (carried, _) = bench.state.carried_over();
+    assert_eq!(carried.catalogue().pauses["model:gpt-*"].seq, None, "its entry stands in the epoch before");
+}
+
+#[test]
+fn a_pause_outlives_whatever_is_applied_meanwhile() {
+    let mut bench = Bench::new(vec![]);
+    let stage = |changes| Request::Stage { actor: "file".into(), begin: false, changes, reason: None };
+    bench.submit(stage(vec![Change::Budget("month".into(), Some(hard("month", "10")))]));
+    bench.declare(vec![pause(PauseKind::Service, "svc", NOON.plus_seconds(60))]);
+    assert_eq!(State::decode(&bench.state.encode()).unwrap(), bench.state, "staged and paused at once");
+    bench.submit(Request::Effect { actor: "file".into() });
+    assert!(bench.state.catalogue().budgets.contains_key("month"));
+    assert!(bench.state.catalogue().pauses["service:svc"].seq.is_some());
+    let Reply::Denied(denied) = bench.submit(Request::Admit(Box::new(admit(1, usd("1"))))) else { panic!() };
+    assert_eq!(denied.code, Code::Paused);
 }
