@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
 use super::filter::{Dimension, glob};
-pub use super::policy::Policy;
 use super::identity::{Attribution, Environment, ServiceKind};
 use super::pause::Pause;
+pub use super::policy::Policy;
 use super::time::Micros;
 use super::trust::Issuer;
 use super::usage::Component;

@@ -50,9 +50,9 @@ use crate::domain::catalogue::{
     Successor,
 };
 use crate::domain::identity::{Assurance, Attribution, Charge, Environment, ServiceKind};
+use crate::domain::pause::{Pause, PauseKind};
 use crate::domain::policy::{Downgrade, Mode, Per, Policy, RuleResult, RuleSeen, Unpriced};
 use crate::domain::trust::{Issuer, KeySource, Profile, TrustRule};
-use crate::domain::pause::{Pause, PauseKind};
 
 named!(Environment { Prod = "prod", Pilot = "pilot", Test = "test", Exploratory = "exploratory" });
 named!(Assurance { A0 = "A0", A1 = "A1", A2 = "A2", A3 = "A3" });
