@@ -151,6 +151,8 @@ impl App {
         app.serve_web(web_door, tls, server);
         app.rest.spawn(background(app.ledger.clone(), app.gateway.clone(), app.stop_web.clone()));
         app.rest.spawn(issuers(app.gateway.clone(), app.stop_web.clone()));
+        let gateway = app.gateway.clone();
+        app.rest.spawn_blocking(move || gateway.recall());
         app.rest.spawn(scrub(app.ledger.clone(), app.stop_web.clone()));
         Ok(app)
     }

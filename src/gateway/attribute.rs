@@ -121,6 +121,19 @@ pub fn resolve(
     Ok((attribution, claimed))
 }
 
+/// A field that every call of the service must bring and this one does not.
+pub fn missing<'s>(service: &'s Service, who: &Attribution, claimed: &Claimed) -> Option<&'s str> {
+    let brought = |field: &str| match field {
+        "workflow" => who.workflow.is_some(),
+        "run" => who.run.is_some(),
+        "agent" => who.agent.is_some(),
+        "prompt_class" => who.prompt_class.is_some(),
+        "tenant" => who.tenant.is_some(),
+        claim => claimed.contains_key(claim),
+    };
+    service.mandatory_fields.iter().map(String::as_str).find(|field| !brought(field))
+}
+
 fn tenant(service: &Service, said: Option<&str>, may: bool) -> Result<(Option<String>, Provenance), Refusal> {
     let pinned = service.tenant.as_deref();
     let Some(value) = said.filter(|v| Some(*v) != pinned) else {
@@ -270,6 +283,20 @@ mod tests {
         assert_eq!(who.provenance, "KCKKHHHHHC");
         assert_eq!(who.tenant.as_deref(), Some("acme-eu"));
         assert_eq!(claimed.get("end_user").map(String::as_str), Some("h(ada@example.org)"));
+    }
+
+    #[test]
+    fn a_mandatory_field_is_missed_unless_it_is_brought_and_good() {
+        let mut service = service(&["run", "end_user", "prompt_class"]);
+        service.mandatory_fields = service.caller_fields.clone();
+        let missed = |pairs: &[(&'static str, &str)]| {
+            let (who, claimed) = resolve(&key(), &service, &headers(pairs), |v| v.to_owned()).unwrap();
+            missing(&service, &who, &claimed).map(str::to_owned)
+        };
+        assert_eq!(missed(&[]).as_deref(), Some("end_user"));
+        assert_eq!(missed(&[("wb-end-user", "a"), ("wb-prompt-class", "other")]).as_deref(), Some("prompt_class"));
+        assert_eq!(missed(&[("wb-end-user", "a"), ("wb-prompt-class", "triage")]).as_deref(), Some("run"));
+        assert_eq!(missed(&[("wb-end-user", "a"), ("wb-prompt-class", "triage"), ("wb-run", "7")]), None);
     }
 
     #[test]

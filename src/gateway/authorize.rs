@@ -1,6 +1,6 @@
 //! May it go: the writer decides, and its answer is durable before the first byte goes upstream.
 
-use crate::dialect::{Edit, Metering, tokens};
+use crate::dialect::{CallFacts, Edit, Metering, tokens};
 use crate::domain::{Code, Metric, Money, Refusal};
 use crate::ledger::entry::Admit;
 use crate::ledger::request::{AdmitRequest, Admitted, Judged, Reply, Request};
@@ -8,6 +8,8 @@ use crate::store::StoreError;
 
 use super::Gateway;
 use super::classify::{self, Asked};
+use super::cover::Cover;
+use super::learned::Rule;
 use super::refuse::Refused;
 use super::snapshot::Snapshot;
 use super::ticket::Ticket;
@@ -22,8 +24,10 @@ pub struct Granted {
     pub admitted: Admitted,
     /// What is changed in the request's body.
     pub edit: Edit,
-    /// Tokens held for the input and, per choice, for the output.
+    /// Tokens held for the input.
     pub input_bound: u64,
+    /// Of a stream that holds less than its upper bound.
+    pub cover: Option<Box<Cover>>,
 }
 
 impl Gateway {
@@ -38,7 +42,8 @@ impl Gateway {
             // Rare, so it does not make every call's task larger.
             Box::pin(count_input(snapshot, ticket, asked)).await;
         }
-        let request = Request::Admit(self.admit_request(snapshot, ticket, asked)?);
+        let rule = self.expected(ticket, asked);
+        let request = Request::Admit(self.admit_request(snapshot, ticket, asked, rule)?);
         match self.inner.ledger.submit(request).await {
             Ok(Reply::Admitted(admitted)) => Ok(Granted {
                 edit: Edit {
@@ -47,6 +52,7 @@ impl Gateway {
                     model: asked.judgement.model_sent.clone(),
                 },
                 input_bound: asked.cost.input_tokens,
+                cover: Cover::of(ticket.id, asked, &admitted, rule).map(Box::new),
                 admitted,
             }),
             Ok(Reply::Denied(denied)) => Err(Refused::recorded(Refusal {
@@ -68,7 +74,21 @@ impl Gateway {
         }
     }
 
-    fn admit_request(&self, snapshot: &Snapshot, ticket: &Ticket, asked: &Asked) -> Result<Box<AdmitRequest>, Refused> {
+    /// What such calls say as a rule.
+    fn expected(&self, ticket: &Ticket, asked: &Asked) -> Rule {
+        let who = ticket.who.as_ref();
+        let (application, class) = who.map_or(("", None), |w| (&w.application, w.prompt_class.as_deref()));
+        let model = asked.facts.model.as_deref().unwrap_or_default();
+        self.inner.learned.rule(application, model, class.unwrap_or_default())
+    }
+
+    fn admit_request(
+        &self,
+        snapshot: &Snapshot,
+        ticket: &Ticket,
+        asked: &Asked,
+        rule: Rule,
+    ) -> Result<Box<AdmitRequest>, Refused> {
         let facts = &asked.facts;
         let Some(who) = ticket.who.clone() else {
             return Err(Refused::with(Code::CredentialMissing, "Weighbridge: no credential."));
@@ -109,7 +129,7 @@ impl Gateway {
             output_wanted: asked.cost.output_wanted,
             may_limit_output: facts.output_cap.is_none() && facts.output_cap_field.is_some(),
             choices: facts.choices.max(1),
-            expected_output: None,
+            expected_output: can_be_extended(facts).then_some(rule.output),
             max_cost: asked.max_cost,
             allow_unpriced: asked.judgement.allow_unpriced,
             allow_unmetered: asked.judgement.allow_unmetered,
@@ -148,6 +168,11 @@ impl Gateway {
             .filter_map(|b| Some(Money(self.inner.ledger.standing(&b.id, ticket.received_at)?.available())));
         budgets.chain(asked.max_cost).min()
     }
+}
+
+/// Whether more can be held while the answer passes.
+fn can_be_extended(facts: &CallFacts) -> bool {
+    facts.stream && !facts.job && facts.metering == Metering::Metered
 }
 
 /// Counts the input's tokens; the count becomes the bound where it is the lower one.

@@ -78,6 +78,11 @@ impl Flight {
         self.output.store(output_tokens, Ordering::Relaxed);
     }
 
+    /// Output tokens that have passed, as they were reckoned last.
+    pub fn output_tokens(&self) -> u64 {
+        self.output.load(Ordering::Relaxed)
+    }
+
     /// Why the call is to end, once somebody wants it to.
     pub fn stopped_by(&self) -> Option<&Refusal> {
         self.why.get().map(|why| &**why)

@@ -15,6 +15,7 @@ use aws_lc_rs::hmac;
 use http::request::Parts;
 
 use crate::domain::catalogue::KeyState;
+use crate::domain::identity::Claimed;
 use crate::domain::key::{Secret, SecretKind};
 use crate::domain::{Attribution, Catalogue, Code, Key, Micros, Refusal, Service};
 
@@ -82,6 +83,7 @@ impl Gateway {
         let silent = silent && credential.workflow().is_none() && credential.run().is_none();
         if silent && let Some(who) = snapshot.silent(&credential, &service, None) {
             ticket.who = Some(who.clone());
+            mandatory(&service, &who, &ticket.claimed)?;
             return Ok(Caller { credential, service, who, silent });
         }
         let pseudonym = |name: &str| self.pseudonym(service.tenant.as_deref(), name);
@@ -102,6 +104,7 @@ impl Gateway {
         let who = Arc::new(who);
         claimed.append(&mut ticket.claimed);
         (ticket.who, ticket.claimed) = (Some(who.clone()), claimed);
+        mandatory(&service, &who, &ticket.claimed)?;
         Ok(Caller { credential, service, who, silent: false })
     }
 
@@ -181,6 +184,17 @@ fn note_claims(ticket: &mut Ticket, shown: &[(String, String)]) {
     for (name, value) in shown {
         attribute::claim(&mut ticket.claimed, &format!("token.{name}"), value);
     }
+}
+
+/// Refuses a call that does not say what every call of its service must: budgets may rest on it.
+fn mandatory(service: &Service, who: &Attribution, claimed: &Claimed) -> Result<(), Refused> {
+    let Some(field) = attribute::missing(service, who, claimed) else { return Ok(()) };
+    let (id, header) = (&service.id, field.replace('_', "-"));
+    let message = format!(
+        "Weighbridge: every call of service '{id}' must say its {field}: send the header 'wb-{header}' with a value its \
+         catalogue entry permits."
+    );
+    Err(Refused::new(Refusal { by: Some(format!("service:{id}")), ..Refusal::new(Code::PolicyDenied, message) }))
 }
 
 /// Checks a well-formed secret against the catalogue. Unknown ids cost the same HMAC as known ones.

@@ -11,12 +11,14 @@ mod body;
 mod carrier;
 mod classify;
 mod connect;
+mod cover;
 mod flight;
 mod forward;
 mod headers;
 mod identify;
 mod ids;
 mod judge;
+mod learned;
 mod names;
 mod observe;
 mod own;
@@ -48,6 +50,7 @@ use crate::store::Ledger;
 use self::classify::Asked;
 use self::identify::key_sets::Keeper as KeySetKeeper;
 use self::identify::tokens::Tokens;
+use self::learned::Learned;
 use self::rates::Rates;
 use self::refuse::Refused;
 use self::replay::Replays;
@@ -119,6 +122,7 @@ struct Inner {
     tokens: Mutex<Tokens>,
     replays: Mutex<Replays>,
     rates: Rates,
+    learned: Learned,
     under_way: Arc<Semaphore>,
     drains: Arc<Semaphore>,
     in_flight: InFlight,
@@ -156,6 +160,7 @@ impl Gateway {
                 throttle: Mutex::default(),
                 replays: Mutex::default(),
                 rates: Rates::default(),
+                learned: Learned::default(),
                 under_way: Arc::new(Semaphore::new(most)),
                 drains: Arc::new(Semaphore::new(MAX_DRAINS)),
                 in_flight: InFlight::default(),
@@ -278,6 +283,11 @@ impl Gateway {
     /// The calls under way, to be looked at and ended.
     pub fn in_flight(&self) -> InFlight {
         self.inner.in_flight.clone()
+    }
+
+    /// Learns from the newest calls on record what such calls say as a rule. Blocks: for a start, beside the calls.
+    pub fn recall(&self) {
+        self.inner.learned.recall(&self.inner.ledger, self.now());
     }
 
     /// Calls under way.

@@ -20,10 +20,12 @@ use tokio::time::timeout;
 use crate::dialect::{End, Observation, Progress, ResponseHead, Tap};
 use crate::domain::catalogue::OnClientAbort;
 use crate::domain::{Code, Money, Refusal};
+use crate::store::Ledger;
 
 use super::authorize::{Granted, LONGEST_CALL_S};
 use super::body::{Body, Piece};
 use super::classify::Asked;
+use super::cover::Cover;
 use super::flight::{Flight, Flying};
 use super::forward::{NoAnswer, upstream_unavailable};
 use super::headers;
@@ -161,6 +163,8 @@ impl Crossing {
             head: Some((reply, answer)),
             out: None,
             redact: (status >= 400).then(|| secret.and_then(Redactor::new)).flatten(),
+            cover: self.granted.cover.clone(),
+            ledger: self.gateway.inner.ledger.clone(),
             idle: Duration::from_secs(self.asked.provider.idle_timeout_s.max(1).into()),
             longest: Duration::from_secs(LONGEST_CALL_S as u64),
             started: self.forwarded_at,
@@ -357,6 +361,9 @@ struct Flow {
     /// Where its bytes go, once the head has gone: most plain answers go whole and need no channel.
     out: Option<Out>,
     redact: Option<Redactor>,
+    /// Of a stream that holds less than its upper bound.
+    cover: Option<Box<Cover>>,
+    ledger: Ledger,
     idle: Duration,
     longest: Duration,
     started: Instant,
@@ -390,7 +397,14 @@ impl Flow {
             };
             self.first_byte.get_or_insert_with(Instant::now);
             let progress = tap.feed(data, &mut pass);
-            flight.passed(tap.output_so_far());
+            let so_far = tap.output_so_far();
+            flight.passed(so_far);
+            // What a budget does not afford is still passed on as far as it has come: it is paid for.
+            if progress != Progress::Last
+                && let Err(refusal) = self.hold_on(so_far).await
+            {
+                flight.stop(refusal);
+            }
             let sent = tokio::select! {
                 biased;
                 sent = self.send(&mut pass) => sent,
@@ -406,6 +420,15 @@ impl Flow {
             if progress == Progress::Last {
                 return Stop::Last;
             }
+        }
+    }
+
+    /// Holds more where what has passed so far comes near what is held.
+    async fn hold_on(&mut self, so_far: u64) -> Result<(), Refusal> {
+        match &mut self.cover {
+            // Rare, so it does not make every call's task larger.
+            Some(cover) => Box::pin(cover.extend(&self.ledger, so_far)).await,
+            None => Ok(()),
         }
     }
 
@@ -459,6 +482,9 @@ impl Flow {
                     pass.clear();
                     if progress == Progress::Last {
                         return Stop::Last;
+                    }
+                    if self.hold_on(tap.output_so_far()).await.is_err() {
+                        return Stop::CallerLeft;
                     }
                 }
             }

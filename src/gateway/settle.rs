@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::dialect::{End, Metering, NOT_JSON, Observation, Verdict, tokens};
 use crate::domain::call::CostLine;
-use crate::domain::{Component, CostBasis, Micros, Money, Outcome, Provider, Usage, UsageBasis};
+use crate::domain::{Code, Component, CostBasis, Micros, Money, Outcome, Provider, Usage, UsageBasis};
 use crate::ledger::entry::{Erasable, Settle};
 use crate::ledger::request::{Reply, Request};
 use crate::pricing::{PriceContext, QuoteError};
@@ -29,6 +29,8 @@ const VENDOR_COST_WINS: [&str; 4] = ["openrouter", "perplexity", "x-ai", "xai"];
 
 /// Marks a call that an operator ended, or that a pause cut.
 const STOPPED: &str = "stopped";
+/// Marks a stream that was cut because no more could be held for it.
+const CUT: &str = "cut_by_budget";
 
 /// How a call ended, as the wire saw it.
 pub(super) struct Ending {
@@ -96,8 +98,9 @@ impl Crossing {
         if self.asked.facts.metering == Metering::Retrieval && answered {
             Box::pin(self.settle_fetched_job(seen)).await?;
         }
-        if ending.caller_left && self.flight.stopped_by().is_some() {
-            seen.flags.push(STOPPED);
+        if let Some(why) = self.flight.stopped_by().filter(|_| ending.caller_left) {
+            let unheld = matches!(why.code, Code::BudgetExceeded | Code::JournalUnavailable);
+            seen.flags.push(if unheld { CUT } else { STOPPED });
         }
         let outcome = outcome(seen, ending);
         let weighed = match self.stated(seen, ending) {
@@ -109,10 +112,23 @@ impl Crossing {
         self.asked.rates.used(tokens(Component::InputTokens).saturating_add(tokens(Component::OutputTokens)));
         let priced = self.price(seen, &weighed, ending);
         let cost = priced.cost;
+        if outcome == Outcome::Completed && weighed.basis == UsageBasis::Vendor {
+            self.learn(&weighed.usage);
+        }
         let settle = Box::new(self.entry(seen, ending, outcome, weighed, priced));
         let erasable = Erasable { vendor_usage: seen.vendor_usage.take(), ..Erasable::default() };
         self.submit(Request::Settle { call: self.ticket.id, attempt: 1, settle, erasable: Box::new(erasable) }).await?;
         Ok(cost)
+    }
+
+    /// What such calls say as a rule. Of streams alone: nothing else is held by it.
+    fn learn(&self, usage: &Usage) {
+        let (facts, who) = (&self.asked.facts, self.ticket.who.as_ref());
+        if let (true, Some(who), Some(billed)) = (facts.stream, who, usage.get(Component::OutputTokens)) {
+            let (model, class) = (facts.model.as_deref().unwrap_or_default(), who.prompt_class.as_deref());
+            let reckoned = self.flight.output_tokens();
+            self.gateway.inner.learned.learn(&who.application, model, class.unwrap_or_default(), billed, reckoned);
+        }
     }
 
     /// Submits, again and again for a while: a journal that comes back must not lose what happened meanwhile.

@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 use crate::domain::call::BudgetHold;
 use crate::domain::{Allowance, CallId, Micros, Money};
-use crate::ledger::{Allocated, Standing};
+pub use crate::ledger::{Allocated, Standing};
 
 pub use clock::Clock;
 pub use epoch::Begun;

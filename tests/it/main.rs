@@ -6,6 +6,8 @@ mod support;
 mod corpus;
 /// The edges of a call's life: slow and leaving clients, a failing journal, what is booked when things break off.
 mod edges;
+/// Where budgets of other gateways hurt: each complaint a test by name.
+mod field_budgets;
 /// Calls through the gateway: what passes, what is recorded, what it cost.
 mod gateway;
 /// Input that is wrong on purpose: each gets a defined answer, bounded memory and a record.
