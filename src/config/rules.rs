@@ -24,10 +24,17 @@ pub const RESERVED_PROVIDERS: [&str; 8] =
     ["v1", "v1beta", "v1beta1", "model", "wb", "healthz", "readyz", ".well-known"];
 /// Policy ids that would hide a page or a path of the API.
 const RESERVED_POLICIES: [&str; 4] = ["new", "simulate", "replay", "export"];
-/// Dialects this version speaks: two of its own, and vendors whose API is OpenAI's.
-pub const DIALECTS: [&str; 14] = [
+/// Dialects this version speaks: those with a protocol of their own, and vendors whose API is OpenAI's.
+pub const DIALECTS: [&str; 21] = [
     "openai",
     "anthropic",
+    "gemini",
+    "vertex",
+    "bedrock",
+    "azure-openai",
+    "cohere",
+    "ollama",
+    "voyage",
     "mistral",
     "groq",
     "xai",
@@ -41,8 +48,6 @@ pub const DIALECTS: [&str; 14] = [
     "zai",
     "vllm",
 ];
-/// Dialects the interface names that come with later versions.
-const LATER_DIALECTS: [&str; 6] = ["gemini", "vertex", "bedrock", "azure-openai", "cohere", "ollama"];
 /// What a service's callers may be allowed to say about themselves.
 pub const CALLER_FIELDS: [&str; 7] = ["workflow", "run", "batch", "prompt_class", "agent", "tenant", "end_user"];
 /// Dimensions whose value the caller sets: a hard budget on one would let the caller choose its budget.
@@ -223,10 +228,7 @@ pub fn provider(p: &Provider) -> Vec<Problem> {
     } else {
         put(&mut problems, "id", id(&p.id));
     }
-    if LATER_DIALECTS.contains(&p.dialect.as_str()) {
-        let dialect = &p.dialect;
-        problems.push(("dialect", format!("`{dialect}` is not spoken by this version; remove the provider")));
-    } else if !DIALECTS.contains(&p.dialect.as_str()) {
+    if !DIALECTS.contains(&p.dialect.as_str()) {
         let known = DIALECTS.join(", ");
         let dialect = &p.dialect;
         problems.push((

@@ -206,8 +206,6 @@ fn provider_ids_that_would_hide_a_path_are_refused() {
     for id in rules::RESERVED_PROVIDERS {
         check(&provider(id, "https://a.example", false), &["would hide a path"]);
     }
-    let gemini = "[[provider]]\nid = \"g\"\ndialect = \"gemini\"\nbase_url = \"https://a.example\"\n";
-    check(gemini, &["`gemini` is not spoken by this version"]);
 }
 
 #[test]

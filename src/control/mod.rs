@@ -107,6 +107,7 @@ pub fn default_price_list(catalogue: &Catalogue, id: &str, dialect: &str) -> Str
         "azure-openai" => "azure",
         "xai" => "x-ai",
         "moonshot" => "moonshotai",
+        "voyage" => "voyageai",
         other => other,
     };
     of_dialect.to_owned()

@@ -5,7 +5,7 @@ use super::reading::error_type;
 use super::tap::{Meter, Seen};
 use super::{End, Observation, Verdict};
 
-const NAMES: &[&str] = &["error", "id"];
+const NAMES: &[&str] = &["error", "id", "model"];
 
 /// The meter of paths without usage.
 #[derive(Default)]
@@ -16,14 +16,16 @@ pub struct FreeMeter {
 impl Sink for FreeMeter {
     fn begin(&mut self, path: &[Seg], _: Kind) -> Want {
         match path {
-            [] | [Seg::Key("id")] => Want::Enter,
+            [] | [Seg::Key("id" | "model")] => Want::Enter,
             [Seg::Key("error")] => Want::Raw(4 << 10),
             _ => Want::Skip,
         }
     }
     fn string(&mut self, path: &[Seg], text: Text<'_>) {
-        if let [Seg::Key("id")] = path {
-            self.obs.response_id = super::reading::word(text.text);
+        match path {
+            [Seg::Key("id")] => self.obs.response_id = super::reading::word(text.text),
+            [Seg::Key("model")] => self.obs.model = super::reading::word(text.text),
+            _ => {}
         }
     }
     fn raw(&mut self, _: &[Seg], json: Option<&[u8]>) {

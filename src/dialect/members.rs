@@ -109,7 +109,8 @@ struct Splice {
     text: String,
 }
 
-/// The body with the permitted edits; the body itself where there is nothing to change or it cannot be read.
+/// The body with the permitted edits (the cap's field may lie one object deep: `generationConfig.maxOutputTokens`); the
+/// body itself where there is nothing to change or it cannot be read.
 pub(super) fn edit(body: &Bytes, include_usage: bool, cap: Option<(&str, u64)>) -> Bytes {
     let Ok(members) = Members::of_body(body, &[]) else { return body.clone() };
     let mut splices = Vec::new();
@@ -121,9 +122,13 @@ pub(super) fn edit(body: &Bytes, include_usage: bool, cap: Option<(&str, u64)>) 
         }
     }
     if let Some((field, cap)) = cap {
-        match members.raw(field) {
-            None => added.push(format!("\"{field}\":{cap}")),
-            Some(value) => splices.push(over(body, value, cap.to_string())),
+        match (field.split_once('.'), members.raw(field)) {
+            (Some((object, field)), _) => match members.raw(object) {
+                None => added.push(format!("\"{object}\":{{\"{field}\":{cap}}}")),
+                Some(value) => splices.push(inside(body, value, field, &cap.to_string())),
+            },
+            (None, None) => added.push(format!("\"{field}\":{cap}")),
+            (None, Some(value)) => splices.push(over(body, value, cap.to_string())),
         }
     }
     if let (false, Some(end)) = (added.is_empty(), body.iter().rposition(|b| *b == b'}')) {
@@ -153,15 +158,21 @@ pub(super) fn rewrite(body: &Bytes, name: &str, text: Option<&str>) -> Bytes {
 
 /// Sets `include_usage` inside the `stream_options` that are there.
 fn usage_option(body: &Bytes, options: &RawValue) -> Option<Splice> {
-    let Some(inside) = Members::of(options) else {
-        return Some(over(body, options, r#"{"include_usage":true}"#.into()));
+    let set = Members::of(options).and_then(|o| o.raw("include_usage")).is_some_and(|v| v.get() == "true");
+    (!set).then(|| inside(body, options, "include_usage", "true"))
+}
+
+/// Sets a member of an object that is there; of what is no object it makes one.
+fn inside(body: &Bytes, object: &RawValue, name: &str, json: &str) -> Splice {
+    let Some(members) = Members::of(object) else {
+        return over(body, object, format!("{{\"{name}\":{json}}}"));
     };
-    if let Some(value) = inside.raw("include_usage") {
-        return (value.get() != "true").then(|| over(body, value, "true".into()));
+    if let Some(value) = members.raw(name) {
+        return over(body, value, json.to_owned());
     }
-    let end = offset(body, options) + options.get().len() - 1;
-    let comma = if inside.list.is_empty() { "" } else { "," };
-    Some(Splice { from: end, to: end, text: format!("{comma}\"include_usage\":true") })
+    let end = offset(body, object) + object.get().len() - 1;
+    let comma = if members.list.is_empty() { "" } else { "," };
+    Splice { from: end, to: end, text: format!("{comma}\"{name}\":{json}") }
 }
 
 fn over(body: &Bytes, value: &RawValue, text: String) -> Splice {
@@ -209,6 +220,14 @@ mod tests {
             edited(r#"{"max_tokens": 500,"n":1}"#, false, Some(("max_tokens", 9))),
             r#"{"max_tokens": 9,"n":1}"#
         );
+        for (body, want) in [
+            (r#"{"a":1}"#, r#"{"a":1,"config":{"most":9}}"#),
+            (r#"{"config":{ "x":2 },"a":1}"#, r#"{"config":{ "x":2 ,"most":9},"a":1}"#),
+            (r#"{"config":{"most":500,"x":{"most":1}}}"#, r#"{"config":{"most":9,"x":{"most":1}}}"#),
+            (r#"{"config":null}"#, r#"{"config":{"most":9}}"#),
+        ] {
+            assert_eq!(edited(body, false, Some(("config.most", 9))), want);
+        }
         assert_eq!(edited("not json", true, Some(("n", 1))), "not json");
     }
 

@@ -8,10 +8,16 @@
 //! folder has its paths, its request fields, a meter for each family of answers, and its refusals.
 
 mod anthropic;
+mod bedrock;
+mod cohere;
 mod counts;
+mod event_stream;
+mod framing;
 mod free;
+mod gemini;
 mod json_scan;
 mod members;
+mod ollama;
 mod openai;
 mod prompt;
 mod reading;
@@ -22,6 +28,8 @@ pub mod tokens;
 
 #[cfg(test)]
 pub mod corpus_tests;
+#[cfg(test)]
+mod native_tests;
 #[cfg(test)]
 mod quirk_tests;
 #[cfg(test)]
@@ -64,6 +72,19 @@ pub enum Metering {
     Unmetered,
 }
 
+/// What an endpoint is billed by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Billing {
+    /// Tokens read and generated.
+    #[default]
+    Tokens,
+    /// Tokens read only: embeddings.
+    Input,
+    /// Something else (pages, seconds, characters, searches, pictures), or tokens where the answer states them. Never
+    /// counted by a tokenizer.
+    Units,
+}
+
 /// What a request asks for, as far as cost and policy care.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallFacts {
@@ -71,6 +92,7 @@ pub struct CallFacts {
     /// `messages.count_tokens`, `complete`, …; `unmetered` for unknown paths.
     pub endpoint: &'static str,
     pub metering: Metering,
+    pub billing: Billing,
     pub model: Option<String>,
     /// The model stands in the body, so that another can be written over it.
     pub model_in_body: bool,
@@ -100,6 +122,8 @@ pub struct CallFacts {
     pub price_context: BTreeMap<String, String>,
     /// Hosted tools that have a fee per call, by component name, with the most calls that can happen if bounded.
     pub hosted_fees: Vec<(crate::domain::Component, Option<u64>)>,
+    /// Units that the request itself states, such as characters to be spoken: booked where the answer does not say.
+    pub known: Usage,
     /// What the body says about the caller: `user`, `metadata.user_id`, …: claimed only, values cut at 256 bytes.
     pub claimed: BTreeMap<String, String>,
 }
@@ -110,6 +134,7 @@ impl CallFacts {
         CallFacts {
             endpoint,
             metering,
+            billing: if endpoint == "embeddings" { Billing::Input } else { Billing::Tokens },
             model: None,
             model_in_body: false,
             stream: false,
@@ -126,6 +151,7 @@ impl CallFacts {
             continues: None,
             price_context: BTreeMap::new(),
             hosted_fees: Vec::new(),
+            known: Usage::new(),
             claimed: BTreeMap::new(),
         }
     }
@@ -277,13 +303,29 @@ pub trait Dialect: Send + Sync {
     fn cut(&self, facts: &CallFacts, refusal: &Refusal, client: Client) -> Bytes;
     /// Adds the provider's own credential.
     fn authorize(&self, headers: &mut HeaderMap, secret: &SecretString);
+    /// Signs a request that is otherwise complete, where the credential is one that signs.
+    fn sign(&self, _headers: &mut HeaderMap, _request: &Signing, _secret: &SecretString) {}
+}
+
+/// A request as it will be sent, for those who sign it.
+#[derive(Clone, Copy, Debug)]
+pub struct Signing<'a> {
+    pub method: &'a Method,
+    pub url: &'a http::Uri,
+    pub body: &'a [u8],
+    pub at: jiff::Timestamp,
 }
 
 /// The dialect of a provider's `dialect` setting: look-alikes are `openai`. None for protocols that are not read yet.
 pub fn named(name: &str) -> Option<&'static dyn Dialect> {
     match name {
         "anthropic" => Some(&anthropic::Anthropic),
-        "gemini" | "vertex" | "bedrock" | "cohere" | "ollama" => None,
+        "gemini" => Some(&gemini::AI_STUDIO),
+        "vertex" => Some(&gemini::VERTEX),
+        "bedrock" => Some(&bedrock::Bedrock),
+        "cohere" => Some(&cohere::Cohere),
+        "ollama" => Some(&ollama::Ollama),
+        "azure-openai" => Some(&openai::Azure),
         _ => Some(&openai::OpenAi),
     }
 }

@@ -24,18 +24,25 @@ const NAMES: &[&str] = &[
     "call_id",
     "data",
     "encrypted_content",
+    "fileUri",
     "file_data",
     "file_id",
+    "file_uri",
     "file_url",
     "id",
     "image_url",
     "input_audio",
     "media_type",
+    "mimeType",
+    "mime_type",
     "role",
     "signature",
+    "thoughtSignature",
+    "thought_signature",
     "tool_call_id",
     "tool_use_id",
     "type",
+    "uri",
     "url",
 ];
 
@@ -52,6 +59,8 @@ pub(super) struct Weight {
 pub(super) struct Prompt {
     pub weight: Weight,
     picture: u64,
+    /// Base64 without a type beside it may be sound or a film.
+    media: bool,
     /// Collected only when wanted.
     text: Option<String>,
 }
@@ -61,6 +70,11 @@ impl Prompt {
     pub fn measure(model: Option<&str>) -> Prompt {
         let small = model.is_some_and(|m| m.contains("gpt-4o-mini"));
         Prompt { picture: if small { PICTURE_TOKENS_4O_MINI } else { PICTURE_TOKENS }, ..Prompt::default() }
+    }
+
+    /// For a vendor whose requests carry sound and films as well as pictures.
+    pub fn with_media(model: Option<&str>) -> Prompt {
+        Prompt { media: true, ..Prompt::measure(model) }
     }
 
     /// The text of a body's parts, for counting; empty where the body cannot be read.
@@ -110,6 +124,9 @@ impl Prompt {
             50 + bytes / 400
         } else if document {
             DOCUMENT_TOKENS + bytes / 4
+        } else if self.media && !is_picture(head) {
+            // 300 tokens a second of film with sound, at 24 kB a second; sound alone is far less.
+            DOCUMENT_TOKENS + bytes / 80
         } else {
             self.picture
         };
@@ -121,9 +138,17 @@ use Seg::{At, Key};
 impl Sink for Prompt {
     fn begin(&mut self, path: &[Seg], kind: Kind) -> Want {
         match (path.last(), kind) {
-            (Some(Key("cache_control" | "signature" | "encrypted_content")), _) => Want::Skip,
             (
-                Some(Key("type" | "role" | "id" | "call_id" | "tool_call_id" | "tool_use_id" | "media_type")),
+                Some(Key(
+                    "cache_control" | "signature" | "encrypted_content" | "thoughtSignature" | "thought_signature",
+                )),
+                _,
+            ) => Want::Skip,
+            (
+                Some(Key(
+                    "type" | "role" | "id" | "call_id" | "tool_call_id" | "tool_use_id" | "media_type" | "mimeType"
+                    | "mime_type",
+                )),
                 Kind::String,
             ) => {
                 // A role costs a token or two with the marks around it, whatever the dialect.
@@ -152,13 +177,13 @@ impl Sink for Prompt {
                 self.push(":\n");
             }
             [.., Key("input_audio"), Key("data")] => self.binary(&text, "data", true),
-            [.., Key("file_id")] => self.weight.unbounded = true,
+            [.., Key("file_id" | "fileUri" | "file_uri")] => self.weight.unbounded = true,
             [.., Key("url" | "image_url" | "file_url" | "file_data")] if inline => {
                 let audio = text.text.starts_with("data:audio/");
                 self.binary(&text, "url", audio);
             }
             [.., Key("file_data")] => self.binary(&text, "file_data", false),
-            [.., Key("url" | "image_url" | "file_url")] if remote => self.weight.unbounded = true,
+            [.., Key("url" | "uri" | "image_url" | "file_url")] if remote => self.weight.unbounded = true,
             [.., Key("data")] if is_base64(text.text) => self.binary(&text, "data", false),
             _ => {
                 self.weight.text_bytes += text.bytes;
@@ -169,6 +194,12 @@ impl Sink for Prompt {
             }
         }
     }
+}
+
+/// A picture by its first bytes: PNG, JPEG, GIF, WebP (whose first bytes are those of WAV; `EBP` tells it).
+fn is_picture(text: &str) -> bool {
+    ["iVBORw0KGgo", "/9j/", "R0lGOD"].iter().any(|magic| text.starts_with(magic))
+        || (text.starts_with("UklGR") && text.get(12..16) == Some("RUJQ"))
 }
 
 /// Base64 as vendors take it; the data of a plain text document has spaces or marks soon enough.
@@ -202,6 +233,23 @@ mod tests {
         assert!(weigh(r#"[{"type":"input_image","image_url":"https://x.example/a.png"}]"#).unbounded);
         assert!(weigh(r#"[{"type":"document","source":{"type":"file","file_id":"f"}}]"#).unbounded);
         assert!(!weigh(r#"[{"content":"see https://x.example"}]"#).unbounded);
+    }
+
+    #[test]
+    fn sound_and_films_are_more_than_a_picture_where_they_may_come() {
+        let of = |head: &str| {
+            let data = format!("{head}{}", "A".repeat(400_000));
+            let json = format!(r#"[{{"parts":[{{"inlineData":{{"data":"{data}","mimeType":"x/y"}}}}]}}]"#);
+            let raw: Box<RawValue> = RawValue::from_string(json).unwrap();
+            let mut prompt = Prompt::with_media(None);
+            prompt.add_text(Some(&raw));
+            prompt.weight.allowance
+        };
+        assert_eq!(of("UklGRhAgMEBXRUJQ"), PICTURE_TOKENS);
+        assert_eq!(of("/9j/4AAQSkZJRgAB"), PICTURE_TOKENS);
+        assert!(of("UklGRhAgMEBXQVZF") > 8_000);
+        assert!(of("AAAAIGZ0eXBpc29t") > 8_000);
+        assert!(of("JVBERi0xLjQKJdPr") > 50_000);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub enum Step {
     Event,
     /// The last used byte is the LF of a CRLF whose CR dispatched the event.
     Tail,
+    /// The next byte ends the stream. It is not used yet. (Arrays only.)
+    End,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The tap every dialect shares: passes an answer on as it comes, shows it to a [`Meter`], and holds back exactly what
 //! has to wait for the settlement.
 //!
-//! - A stream of events passes at once. Only the newline that ends its last event is held, with whatever follows.
+//! - A stream of events passes at once. Only the byte that ends its last event is held, with whatever follows. Where a
+//!   vendor marks no event as the last (Gemini), the end of one that may be it waits until the next begins.
 //! - A plain body, and one that is compressed, passes one piece behind, so that nobody sees its end too early.
 //! - A compressed body is decoded in a copy; the caller gets the bytes as they came.
 //! - In drop mode, an event stays here until it is known not to be the usage chunk that we asked for ourselves.
@@ -15,6 +16,7 @@ use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::HeaderMap;
 
 use super::counts::flag;
+use super::framing::{Elements, Framing, Lines, Shape};
 use super::json_scan::{JsonScan, Sink, Whole};
 use super::sse::{Framer, Step};
 use super::{End, Observation, Progress, ResponseHead, Tap};
@@ -30,6 +32,10 @@ pub(super) trait Meter: Sink + Send {
     fn names(&self) -> &'static [&'static str];
     /// A line of data ended: is this event the stream's last?
     fn is_last(&self, event: &[u8], head: &[u8]) -> bool;
+    /// A document ended that may be the stream's last, though more may follow: its end waits for what comes next.
+    fn may_be_last(&self) -> bool {
+        false
+    }
     /// The event as far as read cannot be a chunk that has nothing but usage.
     fn is_ordinary(&self) -> bool {
         true
@@ -49,6 +55,8 @@ pub(super) trait Meter: Sink + Send {
 pub(super) struct Seen {
     pub status: u16,
     pub streamed: bool,
+    /// The stream's own end mark was seen, where its framing has one.
+    pub closed: bool,
     pub end: End,
     /// Of the plain body, or of the last, unfinished event.
     pub whole: Whole,
@@ -58,11 +66,12 @@ enum Form {
     /// Not known yet: the first bytes.
     Unknown(Vec<u8>),
     Plain,
-    Events(Framer),
+    Stream(Framing),
 }
 
 /// The decoded side: form, scanner and meter.
 struct Core {
+    shape: Shape,
     form: Form,
     scan: JsonScan,
     meter: Box<dyn Meter>,
@@ -75,8 +84,10 @@ impl Core {
         seen.extend_from_slice(&bytes[..bytes.len().min(SNIFF)]);
         let text = seen.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(seen).trim_ascii_start();
         let fields: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
-        if fields.iter().any(|f| text.starts_with(f)) {
-            self.form = Form::Events(Framer::new());
+        if self.shape == Shape::Array && text.starts_with(b"[") {
+            self.form = Form::Stream(Framing::Array(Elements::default()));
+        } else if fields.iter().any(|f| text.starts_with(f)) {
+            self.form = Form::Stream(Framing::Events(Framer::new()));
         } else if seen.len() >= SNIFF || !fields.iter().any(|f| f.starts_with(text)) {
             self.form = Form::Plain;
         }
@@ -84,11 +95,11 @@ impl Core {
 
     /// Shows bytes to the meter without regard to where events end: for bodies that cannot be cut anyway.
     fn show(&mut self, bytes: &[u8]) {
-        let Core { form, scan, meter, last } = self;
+        let Core { form, scan, meter, last, .. } = self;
         match form {
             Form::Unknown(_) => {}
             Form::Plain => scan.feed(bytes, meter.as_mut()),
-            Form::Events(framer) => {
+            Form::Stream(framer) => {
                 let mut rest = bytes;
                 while !rest.is_empty() && !*last {
                     let (used, step) = framer.step(rest, &mut |d| scan.feed(d, meter.as_mut()));
@@ -105,6 +116,7 @@ impl Core {
                             framer.next_event();
                             scan.reset();
                         }
+                        Step::End => *last = true,
                         _ => {}
                     }
                 }
@@ -175,6 +187,16 @@ enum State {
     Released,
 }
 
+/// Whether the end of a document that may be the last is held back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    No,
+    /// It has been read, its end has not.
+    Ending,
+    /// Its end too: what comes next tells.
+    Ended,
+}
+
 /// The tap of every dialect.
 pub(super) struct AnswerTap {
     status: u16,
@@ -189,19 +211,31 @@ pub(super) struct AnswerTap {
     begun: bool,
     /// The event before was dropped: so is the LF of its last CRLF.
     dropped: bool,
+    wait: Wait,
     flags: Vec<&'static str>,
 }
 
 impl AnswerTap {
     pub fn new(head: &ResponseHead, drop_usage: bool, meter: Box<dyn Meter>) -> AnswerTap {
-        let form = match header(head.headers, "content-type") {
-            Some(t) if t.trim_start().to_ascii_lowercase().starts_with("text/event-stream") => {
-                Form::Events(Framer::new())
-            }
+        AnswerTap::shaped(head, drop_usage, meter, Shape::Sniff)
+    }
+
+    /// For a dialect that knows better than the answer's head how the answer is framed.
+    pub fn shaped(head: &ResponseHead, drop_usage: bool, meter: Box<dyn Meter>, shape: Shape) -> AnswerTap {
+        let is = |kind: &str| {
+            header(head.headers, "content-type").is_some_and(|t| t.trim_start().to_ascii_lowercase().starts_with(kind))
+        };
+        let form = match shape {
+            // Google says so of its plain errors too.
+            _ if is("text/event-stream") && head.status >= 400 => Form::Unknown(Vec::new()),
+            _ if is("text/event-stream") => Form::Stream(Framing::Events(Framer::new())),
+            _ if is("application/vnd.amazon.eventstream") => Form::Stream(Framing::Frames(Box::default())),
             _ if head.status >= 400 => Form::Plain,
+            Shape::Frames => Form::Stream(Framing::Frames(Box::default())),
+            Shape::Lines => Form::Stream(Framing::Lines(Lines::default())),
             _ => Form::Unknown(Vec::new()),
         };
-        let core = Core { form, scan: JsonScan::new(meter.names()), meter, last: false };
+        let core = Core { shape, form, scan: JsonScan::new(meter.names()), meter, last: false };
         let coding = match header(head.headers, "content-encoding").map(|c| c.trim().to_ascii_lowercase()).as_deref() {
             None | Some("" | "identity") => Coding::Identity(core),
             Some("gzip" | "x-gzip") => Coding::Undecided { core, named: Named::Gzip, seen: Vec::new() },
@@ -219,6 +253,7 @@ impl AnswerTap {
             undecided_bytes: 0,
             begun: false,
             dropped: false,
+            wait: Wait::No,
             flags: Vec::new(),
         }
     }
@@ -291,7 +326,7 @@ impl AnswerTap {
             self.held.push(bytes);
             return Progress::Last;
         }
-        if matches!(core.form, Form::Events(_)) {
+        if matches!(core.form, Form::Stream(_)) {
             return self.events(core, bytes, pass);
         }
         pass.append(&mut self.held);
@@ -301,11 +336,16 @@ impl AnswerTap {
     }
 
     fn events(&mut self, core: &mut Core, bytes: Bytes, pass: &mut Vec<Bytes>) -> Progress {
-        let Core { form: Form::Events(framer), scan, meter, last } = core else { return Progress::More };
+        let Core { form: Form::Stream(framer), scan, meter, last, .. } = core else { return Progress::More };
         let (mut from, mut at) = (0, 0);
         while at < bytes.len() {
             let (used, step) = framer.step(&bytes[at..], &mut |d| scan.feed(d, meter.as_mut()));
             at += used;
+            if self.wait == Wait::Ended && framer.has_data() {
+                // It was not the last.
+                self.wait = Wait::No;
+                pass.append(&mut self.held);
+            }
             match step {
                 Step::DataLine if meter.is_last(framer.event(), framer.head()) => {
                     meter.done(framer.event(), framer.head(), scan.whole());
@@ -316,10 +356,28 @@ impl AnswerTap {
                     self.state = State::Last;
                     return Progress::Last;
                 }
+                Step::End => {
+                    *last = true;
+                    if self.wait == Wait::No {
+                        push(pass, bytes.slice(from..at));
+                        from = at;
+                    }
+                    push(&mut self.held, bytes.slice(from..));
+                    self.state = State::Last;
+                    return Progress::Last;
+                }
+                Step::DataLine if self.wait == Wait::No && meter.may_be_last() => {
+                    push(pass, bytes.slice(from..at));
+                    from = at;
+                    self.wait = Wait::Ending;
+                }
                 Step::Event => {
                     let ours = framer.has_data() && meter.done(framer.event(), framer.head(), scan.whole());
                     framer.next_event();
                     scan.reset();
+                    if self.wait == Wait::Ending {
+                        self.wait = Wait::Ended;
+                    }
                     if self.drop_usage {
                         self.dropped = ours && !self.begun;
                         if self.dropped {
@@ -345,6 +403,10 @@ impl AnswerTap {
         }
         if from < bytes.len() {
             let rest = bytes.slice(from..);
+            if self.wait != Wait::No {
+                self.held.push(rest);
+                return Progress::More;
+            }
             self.undecided_bytes += rest.len();
             self.begun |= !self.drop_usage || meter.is_ordinary() || self.undecided_bytes > MAX_UNDECIDED;
             if self.begun {
@@ -399,7 +461,7 @@ impl Tap for AnswerTap {
         core.scan.abandon(core.meter.as_mut());
         match &core.form {
             // An event without its empty line still counts, if it is whole.
-            Form::Events(framer) if framer.has_data() && !core.last => {
+            Form::Stream(framer) if framer.has_data() && framer.is_sure() && !core.last => {
                 if core.meter.is_last(framer.event(), framer.head()) {
                     core.last = true;
                 }
@@ -413,8 +475,15 @@ impl Tap for AnswerTap {
             _ => {}
         }
         self.held.append(&mut self.undecided);
-        let streamed = matches!(core.form, Form::Events(_));
-        let mut seen = core.meter.observe(Seen { status: self.status, streamed, end, whole });
+        let (streamed, closed, broken) = match &core.form {
+            Form::Stream(framing) => (true, framing.closed(), framing.broken()),
+            _ => (false, false, false),
+        };
+        let mut seen = core.meter.observe(Seen { status: self.status, streamed, closed, end, whole });
+        if broken {
+            flag(&mut seen.flags, "broken_frame");
+            (seen.usage, seen.usage_missing) = (None, self.status < 400);
+        }
         seen.provider_request_id = self.request_id.take();
         for name in self.flags.drain(..) {
             flag(&mut seen.flags, name);
@@ -458,7 +527,15 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// The provider's id of the request, by which its support finds it (provider-usage 11, 2026-11-23); cut at 128 bytes.
 fn request_id(headers: &HeaderMap) -> Option<String> {
-    let names = ["x-request-id", "request-id", "apim-request-id", "mistral-correlation-id", "x-generation-id"];
+    let names = [
+        "x-request-id",
+        "request-id",
+        "apim-request-id",
+        "mistral-correlation-id",
+        "x-generation-id",
+        "x-amzn-requestid",
+        "x-debug-trace-id",
+    ];
     let id = names.iter().find_map(|n| header(headers, n).filter(|v| !v.is_empty()))?;
     Some(id.chars().take(128).collect())
 }

@@ -180,7 +180,8 @@ pub fn claim(claimed: &mut Claimed, name: &str, value: &str) {
 /// The class of prompts an endpoint serves where nobody said better.
 pub fn default_class(endpoint: &str) -> Option<&'static str> {
     Some(match endpoint {
-        "chat.completions" | "messages" | "responses" => "chat",
+        "chat.completions" | "messages" | "responses" | "generateContent" | "interactions" | "converse"
+        | "invoke.messages" | "invoke.chat" => "chat",
         "completions" | "complete" => "completion",
         "embeddings" => "embedding",
         _ => return None,

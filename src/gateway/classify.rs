@@ -11,7 +11,7 @@ use aws_lc_rs::hmac;
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 
-use crate::dialect::{CallFacts, Dialect, Metering, RequestHead};
+use crate::dialect::{Billing, CallFacts, Dialect, Metering, RequestHead};
 use crate::domain::{Attribution, Budget, Code, Component, Dimension, Money, Provider, Refusal};
 use crate::pricing::{PriceBook, PriceContext, UpperBound};
 
@@ -306,7 +306,7 @@ pub(super) fn bound(
 }
 
 fn output_wanted(facts: &CallFacts, upper: Option<&UpperBound>) -> u64 {
-    if facts.endpoint == "embeddings" {
+    if facts.billing != Billing::Tokens {
         return 0;
     }
     let most = upper.and_then(|u| u.max_output_tokens);

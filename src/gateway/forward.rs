@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use secrecy::SecretString;
 
-use crate::dialect::Edit;
+use crate::dialect::{Edit, Signing};
 use crate::domain::{Code, Refusal};
 
 use super::Gateway;
@@ -36,7 +36,8 @@ impl Gateway {
     ) -> Result<Response<Incoming>, NoAnswer> {
         let unsent = |reason: String| NoAnswer { sent: false, reason };
         let client = self.inner.clients.of(asked.provider.internal, &asked.url).map_err(|e| unsent(e.to_string()))?;
-        let request = build(asked, headers, edit, secret).map_err(|e| unsent(e.to_string()))?;
+        let at = jiff::Timestamp::from_microsecond(self.now().0).unwrap_or_default();
+        let request = build(asked, headers, edit, secret, at).map_err(|e| unsent(e.to_string()))?;
         let wait = Duration::from_secs(asked.provider.idle_timeout_s.max(1).into());
         match tokio::time::timeout(wait, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
@@ -51,6 +52,7 @@ fn build(
     mut headers: HeaderMap,
     edit: &Edit,
     secret: Option<&SecretString>,
+    at: jiff::Timestamp,
 ) -> Result<Request<Full<Bytes>>, http::Error> {
     let edited = *edit != Edit::default();
     let body = if edited {
@@ -63,6 +65,8 @@ fn build(
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if let Some(secret) = secret {
         asked.dialect.authorize(&mut headers, secret);
+        let signing = Signing { method: &asked.method, url: &asked.url, body: &body, at };
+        asked.dialect.sign(&mut headers, &signing, secret);
     }
     let mut request = Request::builder().method(asked.method.clone()).uri(asked.url.clone()).body(Full::new(body))?;
     *request.headers_mut() = headers;

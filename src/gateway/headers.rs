@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap, HeaderName};
 
 /// Request headers a provider may see, beside those that begin with [`REQUEST_PREFIXES`]. No credential, no cookie, no
 /// hop-by-hop header, and no `accept-encoding`: the meter reads what passes, so identity is asked for.
-const REQUEST: [&str; 16] = [
+const REQUEST: [&str; 19] = [
     "content-type",
     "content-encoding",
     "accept",
@@ -21,9 +21,20 @@ const REQUEST: [&str; 16] = [
     "http-referer",
     "x-title",
     "version",
+    "x-goog-api-client",
+    "x-goog-request-params",
+    "x-server-timeout",
 ];
-const REQUEST_PREFIXES: [&str; 6] =
-    ["openai-", "anthropic-", "x-stainless-", "x-codex-", "x-claude-code-", "x-openai-"];
+const REQUEST_PREFIXES: [&str; 8] = [
+    "openai-",
+    "anthropic-",
+    "x-stainless-",
+    "x-codex-",
+    "x-claude-code-",
+    "x-openai-",
+    "x-vertex-ai-",
+    "x-amzn-bedrock-",
+];
 
 /// Answer headers a caller may see, beside those that begin with [`RESPONSE_PREFIXES`].
 const RESPONSE: [&str; 15] = [
@@ -43,8 +54,18 @@ const RESPONSE: [&str; 15] = [
     "apim-request-id",
     "x-generation-id",
 ];
-const RESPONSE_PREFIXES: [&str; 8] =
-    ["openai-", "anthropic-", "x-ratelimit-", "ratelimit-", "x-groq-", "mistral-", "x-ms-", "azureml-"];
+const RESPONSE_PREFIXES: [&str; 10] = [
+    "openai-",
+    "anthropic-",
+    "x-ratelimit-",
+    "ratelimit-",
+    "x-groq-",
+    "mistral-",
+    "x-ms-",
+    "azureml-",
+    "x-gemini-",
+    "x-amzn-",
+];
 
 fn listed(name: &HeaderName, names: &[&str], prefixes: &[&str]) -> bool {
     let name = name.as_str();

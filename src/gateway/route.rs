@@ -37,8 +37,8 @@ pub fn openai() -> &'static dyn Dialect {
     dialect::named("openai").expect("the OpenAI dialect is built in")
 }
 
-fn anthropic() -> &'static dyn Dialect {
-    dialect::named("anthropic").expect("the Anthropic dialect is built in")
+fn built_in(name: &str) -> &'static dyn Dialect {
+    dialect::named(name).unwrap_or_else(openai)
 }
 
 /// The dialect a refusal is worded in before (or without) a route: decided by the path, never by the key.
@@ -50,12 +50,29 @@ pub fn dialect_of(path: &str, headers: &HeaderMap, provider: impl Fn(&str) -> Op
     natural(path, headers)
 }
 
+/// The first part of a natural path.
+fn is_version(part: &str) -> bool {
+    matches!(part, "v1" | "v1beta" | "v1beta1")
+}
+
 /// The dialect of a path without a provider's prefix.
 fn natural(path: &str, headers: &HeaderMap) -> &'static dyn Dialect {
-    let rest = path.strip_prefix("/v1").unwrap_or(path);
+    let (version, rest) = match path[1..].split_once('/') {
+        Some((version, _)) if is_version(version) => (version, &path[1 + version.len()..]),
+        _ => ("", path),
+    };
     let is = |name: &str| rest == name || rest.strip_prefix(name).is_some_and(|r| r.starts_with('/'));
-    if is("/messages") || is("/complete") || (is("/models") && headers.contains_key("anthropic-version")) {
-        anthropic()
+    let google = version.starts_with("v1beta")
+        || (is("/models") && rest.rsplit('/').next().is_some_and(|last| last.contains(':')))
+        || headers.contains_key("x-goog-api-key") && is("/models");
+    if path.starts_with("/model/") {
+        built_in("bedrock")
+    } else if is("/projects") || is("/publishers") {
+        built_in("vertex")
+    } else if google {
+        built_in("gemini")
+    } else if is("/messages") || is("/complete") || (is("/models") && headers.contains_key("anthropic-version")) {
+        built_in("anthropic")
     } else {
         openai()
     }
@@ -76,8 +93,11 @@ pub fn find(
     let mut segments = path[1..].splitn(2, '/');
     let first = segments.next().unwrap_or_default();
     let rest = segments.next().unwrap_or_default();
-    if first == "v1" && !rest.is_empty() {
-        if rest == "v1" || rest.starts_with("v1/") {
+    if first == "model" && !rest.is_empty() {
+        return Ok(Route::Natural { dialect: built_in("bedrock"), rest: path });
+    }
+    if is_version(first) && !rest.is_empty() {
+        if is_version(rest.split('/').next().unwrap_or_default()) {
             return Err(doubled("/v1"));
         }
         return Ok(Route::Natural { dialect: natural(&path, headers), rest: path });
@@ -120,8 +140,9 @@ fn tidy(path: &str) -> Result<String, Refusal> {
     }
     let lower = path.to_ascii_lowercase();
     let climbs = path.split('/').any(|s| s == ".." || s == ".");
-    if climbs || path.contains(['@', '\\']) || ["%2f", "%5c", "%2e", "%00", "%40"].iter().any(|bad| lower.contains(bad))
-    {
+    // Vertex writes the version of a model behind an `@`: `models/claude-sonnet-4@20250514:rawPredict`.
+    let at = path.split('/').filter(|s| s.contains('@')).any(|s| !s.contains(':'));
+    if climbs || at || path.contains('\\') || encoded(&lower) {
         return Err(Refusal::new(
             Code::UnknownPath,
             "Weighbridge: paths with '..', '@', backslashes or encoded slashes and dots are not carried.",
@@ -129,6 +150,14 @@ fn tidy(path: &str) -> Result<String, Refusal> {
     }
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     Ok(format!("/{}", segments.join("/")))
+}
+
+/// Bytes that stand encoded where they could be read in two ways. A model of AWS may be an ARN, which has slashes of its own
+/// inside one segment.
+fn encoded(lower: &str) -> bool {
+    let arn = |s: &str| s.starts_with("arn%3a") || s.starts_with("arn:");
+    let bad = |s: &str| ["%5c", "%2e", "%00", "%40"].iter().any(|b| s.contains(b)) || (s.contains("%2f") && !arn(s));
+    lower.split('/').any(bad)
 }
 
 fn doubled(base: &str) -> Refusal {
@@ -307,6 +336,14 @@ mod tests {
             ("/v1/chat/completions/", "openai"),
             ("/v1//responses", "openai"),
             ("/anthropic/v1/messages", "anthropic"),
+            ("/model/us.amazon.nova-pro-v1%3A0/converse", "bedrock"),
+            ("/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fus.x/converse", "bedrock"),
+            ("/v1beta/models/gemini-3:generateContent", "gemini"),
+            ("/v1/models/gemini-3:streamGenerateContent", "gemini"),
+            ("/v1/models/gpt-5.2", "openai"),
+            ("/v1beta/interactions", "gemini"),
+            ("/v1beta1/publishers/google/models/gemini-3:generateContent", "vertex"),
+            ("/v1/projects/p/locations/l/publishers/anthropic/models/claude@20250514:rawPredict", "vertex"),
         ] {
             assert_eq!(route(path).ok().unwrap().dialect().name(), dialect, "{path}");
         }

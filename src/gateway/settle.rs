@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dialect::{End, Metering, NOT_JSON, Observation, Verdict, tokens};
+use crate::dialect::{Billing, End, Metering, NOT_JSON, Observation, Verdict, tokens};
 use crate::domain::call::CostLine;
 use crate::domain::{Code, Component, CostBasis, Micros, Money, Outcome, Provider, Usage, UsageBasis};
 use crate::ledger::entry::{Erasable, Settle};
@@ -160,6 +160,9 @@ impl Crossing {
             return Ok(Weighed { usage: with_total_writes(usage.clone()), basis: UsageBasis::Vendor });
         }
         let refused = ending.status.is_some_and(|s| s >= 300);
+        if self.asked.facts.billing == Billing::Units {
+            return Ok(self.units(stated.unwrap_or_default(), !refused && ending.sent));
+        }
         let a_page = seen.error.as_deref() == Some(NOT_JSON) && seen.output_bytes == 0;
         if stated.is_none() && (refused || a_page || !ending.sent) {
             return Ok(nothing);
@@ -167,9 +170,21 @@ impl Crossing {
         Err(stated.unwrap_or_default())
     }
 
+    /// What is billed by other units than tokens: as the answer states it, completed by what the request does.
+    fn units(&self, mut usage: Usage, taken: bool) -> Weighed {
+        let mut basis = if usage.is_empty() { UsageBasis::None } else { UsageBasis::Vendor };
+        for (component, count) in self.asked.facts.known.iter().filter(|_| taken) {
+            if usage.get(component).is_none() {
+                usage.set(component, count);
+                basis = if basis == UsageBasis::None { UsageBasis::Counted } else { basis };
+            }
+        }
+        Weighed { usage: with_total_writes(usage), basis }
+    }
+
     /// Whether a usage has all that the endpoint is billed by.
     fn is_whole(&self, usage: &Usage) -> bool {
-        let output = self.asked.facts.endpoint == "embeddings" || usage.get(Component::OutputTokens).is_some();
+        let output = self.asked.facts.billing != Billing::Tokens || usage.get(Component::OutputTokens).is_some();
         !usage.is_empty() && output
     }
 
@@ -201,7 +216,7 @@ impl Crossing {
                 input.unwrap_or(by_length).saturating_add(images).min(self.granted.input_bound),
             );
         }
-        if usage.get(Component::OutputTokens).is_none() && facts.endpoint != "embeddings" {
+        if usage.get(Component::OutputTokens).is_none() && facts.billing == Billing::Tokens {
             let per_choice = self.granted.admitted.output_limit.unwrap_or(self.asked.cost.output_wanted);
             usage.set(Component::OutputTokens, output.min(per_choice.saturating_mul(facts.choices.max(1))));
         }
@@ -219,7 +234,10 @@ impl Crossing {
             Metering::Metered => {}
         }
         if weighed.usage.is_empty() && weighed.basis == UsageBasis::None {
-            return Priced::nothing();
+            // Pictures and sound whose number nobody states cost something; what failed did not.
+            let taken = ending.sent && ending.status.is_none_or(|s| s < 300);
+            let unknown = self.asked.facts.billing == Billing::Units && taken && seen.verdict != Verdict::Error;
+            return if unknown { Priced::unknown() } else { Priced::nothing() };
         }
         let names = [seen.model.clone(), self.asked.facts.model.clone()];
         let names = [names[0].as_deref(), names[1].as_deref()];
@@ -255,7 +273,7 @@ impl Crossing {
         }
         let wins = [provider.price_as.as_str(), provider.dialect.as_str()].iter().any(|n| VENDOR_COST_WINS.contains(n));
         if let Some(stated) = seen.vendor_cost.filter(|c| !c.is_negative() && (wins || priced.cost.is_none()))
-            && weighed.basis == UsageBasis::Vendor
+            && (weighed.basis == UsageBasis::Vendor || self.asked.facts.billing == Billing::Units)
             && (!stated.is_zero() || provider.price_as == "openrouter")
         {
             // The lines stay as the check on the provider's figure.
@@ -295,6 +313,10 @@ impl Crossing {
                 return Priced::unknown();
             }
         };
+        // What a list has no price for leaves no line, and no cost of nothing.
+        if self.asked.facts.billing == Billing::Units && main.lines.is_empty() && !usage.is_empty() {
+            return Priced::unknown();
+        }
         let mut priced =
             Priced { cost: Some(main.total), basis: CostBasis::Exact, lines: main.lines, model: Some(main.model) };
         for (model, side) in &seen.side_usage {

@@ -18,6 +18,8 @@ use crate::domain::{Component, Usage};
 const MAX_SIDE: usize = 256;
 
 const NAMES: &[&str] = &[
+    // Bedrock's own counts, for the meter around this one.
+    "amazon-bedrock-invocationMetrics",
     "completion",
     "content",
     "content_block",

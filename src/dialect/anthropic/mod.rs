@@ -1,8 +1,8 @@
 //! Anthropic's protocol: messages, the old complete endpoint, and what costs nothing beside them.
 
-mod messages;
+pub(super) mod messages;
 mod refuse;
-mod request;
+pub(super) mod request;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderValue};

@@ -20,6 +20,8 @@ use crate::domain::{Component, Usage};
 const MAX_TOOLS: usize = 4096;
 
 const NAMES: &[&str] = &[
+    // Bedrock's own counts, for the meter around this one.
+    "amazon-bedrock-invocationMetrics",
     "arguments",
     "choices",
     "content",

@@ -8,7 +8,7 @@ use crate::dialect::members::Members;
 use crate::dialect::prompt::Prompt;
 use crate::dialect::reading::cut;
 use crate::dialect::tokens::framing;
-use crate::dialect::{CallFacts, DialectError, Metering, RequestHead};
+use crate::dialect::{Billing, CallFacts, DialectError, Metering, RequestHead};
 use crate::domain::Component;
 
 /// Fields that decide cost: given twice, the request is refused.
@@ -60,12 +60,16 @@ pub fn read(
         }
         return Ok(facts);
     }
+    if let Some(read) = units(endpoint, head, body, &mut facts) {
+        return read.map(|()| facts);
+    }
     let members = Members::of_body(body, KNOWN)?;
     // A template kept at the vendor (OpenAI's `prompt` object, Portkey's path) may name the model itself.
     let stored_prompt = members.get("prompt").is_some_and(|p| p.get().starts_with('{'));
     let templated = stored_prompt || head.path.split('/').any(|p| p == "prompts");
     facts.model = members.text("model")?.filter(|m| !m.is_empty());
-    facts.model_in_body = facts.model.is_some();
+    // Azure goes by the deployment in the path, whatever the body says.
+    facts.model_in_body = facts.model.is_some() && deployment(head.path).is_none();
     facts.model = facts.model.or_else(|| deployment(head.path));
     if facts.model.is_none() && !templated {
         return Err(DialectError("`model` is missing: name the model, such as \"model\": \"gpt-5.2\"".into()));
@@ -84,6 +88,66 @@ pub fn read(
     }
     claims(&members, &mut facts.claimed);
     Ok(facts)
+}
+
+/// What is billed by other units than tokens of a conversation; nothing for endpoints that are not.
+fn units(endpoint: &str, head: &RequestHead, body: &[u8], facts: &mut CallFacts) -> Option<Result<(), DialectError>> {
+    if !matches!(endpoint, "images" | "audio.transcriptions" | "audio.speech" | "rerank" | "ocr") {
+        return None;
+    }
+    facts.billing = Billing::Units;
+    facts.asked_for_usage = true;
+    let kind = head.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("multipart/") {
+        facts.model = form_field(body, "model");
+        facts.stream = form_field(body, "stream").as_deref() == Some("true");
+        // The sound or the picture itself is in the form, and is read by the model.
+        facts.unbounded = true;
+        return Some(Ok(()));
+    }
+    let members = match Members::of_body(body, KNOWN) {
+        Ok(members) => members,
+        Err(error) => return Some(Err(error)),
+    };
+    let read = members.text("model").and_then(|model| Ok((model, members.truth("stream")?)));
+    Some(read.map(|(model, stream)| {
+        facts.model = model.filter(|m| !m.is_empty());
+        facts.model_in_body = facts.model.is_some() && deployment(head.path).is_none();
+        facts.model = facts.model.take().or_else(|| deployment(head.path));
+        facts.stream =
+            stream.unwrap_or(false) || members.text("stream_format").ok().flatten().as_deref() == Some("sse");
+        // Some speech models are billed by tokens of text and sound: their lists have no price for characters.
+        if endpoint == "audio.speech" {
+            let text = members.text("input").ok().flatten().unwrap_or_default();
+            let characters = text.chars().count() as u64;
+            facts.known.set(Component::InputCharacters, characters);
+            facts.hosted_fees.push((Component::InputCharacters, Some(characters)));
+        }
+        let mut prompt = Prompt::measure(facts.model.as_deref());
+        prompt.add(&members, &["prompt", "input", "query", "documents", "images", "image", "document"], &[]);
+        facts.input_bytes = prompt.weight.text_bytes;
+        facts.input_allowance = prompt.weight.allowance;
+        facts.unbounded = prompt.weight.unbounded || endpoint == "ocr";
+        claims(&members, &mut facts.claimed);
+    }))
+}
+
+/// A short field of a multipart form; the file beside it is passed over.
+fn form_field(body: &[u8], name: &str) -> Option<String> {
+    let label = format!("name=\"{name}\"");
+    for at in memchr::memmem::find_iter(body, label.as_bytes()).take(8) {
+        let rest = &body[at + label.len()..];
+        // Part headers end with an empty line; only white space or another header may stand between.
+        let Some(end) = memchr::memmem::find(rest.get(..256.min(rest.len()))?, b"\r\n\r\n") else { continue };
+        let value = &rest[end + 4..];
+        let Some(stop) = memchr::memmem::find(&value[..value.len().min(512)], b"\r\n") else { continue };
+        if let Ok(text) = std::str::from_utf8(&value[..stop])
+            && !text.is_empty()
+        {
+            return Some(text.to_owned());
+        }
+    }
+    None
 }
 
 /// The id in `…/responses/{id}` and below it.
@@ -307,6 +371,22 @@ mod tests {
         assert!(error(r#"{"model":"m","model":"n"}"#).contains("given twice"));
         assert!(facts("/v1/v1/chat/completions", "{}").unwrap_err().0.contains("base URL"));
         assert_eq!(facts("/openai/deployments/d1/chat/completions", "{}").unwrap().model.as_deref(), Some("d1"));
+    }
+
+    #[test]
+    fn what_is_billed_by_other_units_is_read_from_json_and_from_forms() {
+        let speech = facts("/v1/audio/speech", r#"{"model":"tts-1","input":"h\u00e9llo"}"#).unwrap();
+        assert_eq!((speech.billing, speech.known.get(Component::InputCharacters)), (Billing::Units, Some(5)));
+        let spoken = facts("/v1/audio/speech", r#"{"model":"gpt-4o-mini-tts","input":"hi","stream_format":"sse"}"#);
+        assert!(spoken.is_ok_and(|f| f.stream));
+        let form = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n\
+            --b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n--b--\r\n";
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", "multipart/form-data; boundary=b".parse().unwrap());
+        let head =
+            RequestHead { method: &Method::POST, path: "/v1/audio/transcriptions", query: None, headers: &headers };
+        let read = OpenAi.read_request(&head, form.as_bytes()).unwrap();
+        assert_eq!((read.model.as_deref(), read.endpoint), (Some("whisper-1"), "audio.transcriptions"));
     }
 
     #[test]

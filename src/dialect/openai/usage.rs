@@ -31,9 +31,10 @@ pub fn counts(value: &Small, model: Option<&str>, flags: &mut Vec<&'static str>)
     if input.is_none() && output.is_none() {
         input = total;
     }
-    const INPUT: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
-    const OUTPUT: [&str; 2] = ["completion_tokens_details", "output_tokens_details"];
-    let detail = |c: &mut Counts, side: [&str; 2], name: &str| side.iter().find_map(|side| c.within(side, name));
+    // The last spelling is that of transcriptions and of realtime.
+    const INPUT: [&str; 3] = ["prompt_tokens_details", "input_tokens_details", "input_token_details"];
+    const OUTPUT: [&str; 3] = ["completion_tokens_details", "output_tokens_details", "output_token_details"];
+    let detail = |c: &mut Counts, side: [&str; 3], name: &str| side.iter().find_map(|side| c.within(side, name));
     let cached =
         detail(&mut c, INPUT, "cached_tokens").or_else(|| c.first(&["prompt_cache_hit_tokens", "cached_tokens"]));
     let written = detail(&mut c, INPUT, "cache_write_tokens");

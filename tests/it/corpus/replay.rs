@@ -15,7 +15,7 @@ use crate::support::upstream::{Step, chunk, json as json_answer, last_chunk};
 use crate::support::{Answer, PROVIDER_KEY, TestApp, declare};
 
 /// The surfaces that this version reads.
-const SURFACES: [&str; 8] = [
+const SURFACES: [&str; 27] = [
     "openai.chat",
     "openai.responses",
     "openai.responses.retrieve",
@@ -24,6 +24,25 @@ const SURFACES: [&str; 8] = [
     "anthropic.messages",
     "anthropic.complete",
     "anthropic.count_tokens",
+    "gemini.generateContent",
+    "gemini.embed",
+    "gemini.countTokens",
+    "gemini.interactions",
+    "vertex.predict",
+    "bedrock.converse",
+    "bedrock.invoke",
+    "bedrock.countTokens",
+    "bedrock.guardrail",
+    "cohere.chat",
+    "cohere.embed",
+    "ollama.chat",
+    "rerank",
+    "images",
+    "audio.transcriptions",
+    "audio.speech",
+    "ocr",
+    "moderations",
+    "openai.count_tokens",
 ];
 
 /// The rows of a file of the corpus that came over HTTP and are read, or none where the shared data is not there (an
@@ -80,7 +99,8 @@ impl Replay {
         let catalogue = app.ledger().catalogue();
         let changes = ids.iter().zip(10..).map(|((id, dialect), position)| {
             let price_as = match id.as_str() {
-                "google-gemini" => "google".to_owned(),
+                "google-gemini" | "google-vertex" | "google-gemini-openai" => "google".to_owned(),
+                "ollama-openai" => "ollama".to_owned(),
                 "bedrock-mantle" => "aws".to_owned(),
                 "anthropic-openai" => "anthropic".to_owned(),
                 id => default_price_list(&catalogue, id, dialect),
@@ -112,7 +132,9 @@ impl Replay {
         let recorded = &row["request"];
         let (sent, steps) = self.answer(row, ending);
         self.app.upstream.next(steps);
-        let mut path = format!("/{}{}", provider(row), recorded["path"].as_str().unwrap());
+        // The recorder put words in angle brackets in the place of what it left out.
+        let recorded_path = recorded["path"].as_str().unwrap().replace(['<', '>'], "");
+        let mut path = format!("/{}{recorded_path}", provider(row));
         if let Some(query) = recorded["query"].as_str().filter(|query| !query.is_empty()) {
             path = format!("{path}?{query}");
         }
@@ -142,8 +164,13 @@ impl Replay {
         }
         let call = self.ended(row, &answer).await;
         let seen = self.app.upstream.last_seen().map(|seen| seen.body).unwrap_or_default();
-        let text = row["response"]["body"].as_str().unwrap();
-        let generated = row["surface"] != "openai.responses" || text.contains("response.output_item.");
+        let text = row["response"]["body"].as_str().unwrap_or_default();
+        let generated = match row["surface"].as_str().unwrap() {
+            "openai.responses" => text.contains("response.output_item."),
+            // Thoughts pass sealed: only their signature is seen.
+            "gemini.interactions" => text.contains("\"text\":"),
+            _ => true,
+        };
         Passed { call, answer, sent, edited: seen != body, recorded_request, generated }
     }
 
@@ -178,7 +205,10 @@ impl Replay {
             .flatten()
             .filter_map(|(n, v)| Some((n.as_str(), v.as_str()?)))
             .collect();
-        let mut body = response["body"].as_str().unwrap().as_bytes().to_vec();
+        let mut body = match response["body"]["b64"].as_str() {
+            Some(coded) => data_encoding::BASE64.decode(coded.as_bytes()).unwrap(),
+            None => response["body"].as_str().unwrap().as_bytes().to_vec(),
+        };
         if let Some(wire) = response["wire_b64"].as_str() {
             body = data_encoding::BASE64.decode(wire.as_bytes()).unwrap();
         } else if headers.get("content-encoding") == Some(&"gzip") && response["content_encoding_header_stale"] != true
@@ -223,12 +253,18 @@ impl Replay {
 /// The id under which a row's provider is declared; one vendor may stand there once for each of its protocols.
 fn provider(row: &Value) -> String {
     let name = row["provider"].as_str().unwrap();
-    if name == "anthropic" && dialect(row) != "anthropic" { "anthropic-openai".into() } else { name.into() }
+    let own = ["anthropic", "google-gemini", "ollama", "cohere"].contains(&name);
+    if own && dialect(row) == "openai" { format!("{name}-openai") } else { name.into() }
 }
 
 fn dialect(row: &Value) -> &str {
     match row["provider"].as_str().unwrap() {
         _ if row["surface"].as_str().unwrap().starts_with("anthropic.") => "anthropic",
+        "google-vertex" => "vertex",
+        "bedrock" => "bedrock",
+        "google-gemini" if !row["surface"].as_str().unwrap().starts_with("openai.") => "gemini",
+        "cohere" if !row["surface"].as_str().unwrap().starts_with("openai.") => "cohere",
+        "ollama" if row["surface"] == "ollama.chat" => "ollama",
         "azure" => "azure-openai",
         "anthropic" | "google-gemini" | "bedrock-mantle" | "ollama" | "cohere" => "openai",
         name => name,
@@ -241,7 +277,11 @@ fn request(row: &Value) -> (Vec<u8>, bool) {
     if let Some(text) = recorded["text"].as_str().filter(|text| !text.is_empty()) {
         return (text.as_bytes().to_vec(), recorded["redacted"] != true);
     }
-    if ["messages", "prompt", "input"].iter().any(|name| !recorded["json"][*name].is_null()) {
+    let natural =
+        !["openai.", "anthropic.", "embeddings"].iter().any(|p| row["surface"].as_str().unwrap().starts_with(p));
+    if natural && recorded["json"].is_object()
+        || ["messages", "prompt", "input"].iter().any(|name| !recorded["json"][*name].is_null())
+    {
         return (recorded["json"].to_string().into_bytes(), recorded["redacted"] != true);
     }
     (least_request(row), false)
@@ -253,6 +293,15 @@ fn least_request(row: &Value) -> Vec<u8> {
         "stream": row["expected"]["stream"],
     });
     match row["surface"].as_str().unwrap() {
+        "gemini.generateContent" | "vertex.predict" => {
+            least = json!({"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]});
+        }
+        "bedrock.converse" => least = json!({"messages": [{"role": "user", "content": [{"text": "Hello"}]}]}),
+        "bedrock.invoke" if row["expected"]["model_requested"].as_str().is_some_and(|m| m.contains("anthropic.")) => {
+            least = json!({"anthropic_version": "bedrock-2023-05-31", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]});
+        }
+        "bedrock.invoke" | "bedrock.guardrail" | "bedrock.countTokens" => least = json!({"prompt": "Hello"}),
+        "images" => least["prompt"] = "a cat".into(),
         "openai.completions" => least["prompt"] = "Hello".into(),
         "embeddings" | "openai.responses" => least["input"] = "Hello".into(),
         "anthropic.complete" => {
