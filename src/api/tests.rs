@@ -426,3 +426,60 @@ async fn an_operators_token_opens_the_api_until_it_is_revoked_or_ends() {
     clock.set("2026-11-24T18:00:00Z".parse().unwrap());
     assert_eq!(opens(&token).await, StatusCode::UNAUTHORIZED, "its day is over");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_tried_out_on_a_call_and_on_the_past_before_they_are_in_force() {
+    let (ledger, clock) = ledger();
+    let app = app(&ledger);
+    let service = crate::ledger::testing::service();
+    let changes = vec![
+        Change::Service(service.id.clone(), Some(service.clone())),
+        Change::Provider("openai".into(), Some(crate::ledger::testing::provider())),
+    ];
+    let declare = Request::Declare { actor: "test".into(), changes, openings: vec![], reason: None };
+    ledger.submit(declare).await.unwrap();
+    for n in 1..=4 {
+        call(&ledger, n, if n < 4 { "one" } else { "two" }, Some(Money::usd(2))).await;
+        clock.set(ledger.clock().now().plus_seconds(60));
+    }
+    assert!(ledger.views().wait_for(ledger.head().position(), std::time::Duration::from_secs(10)));
+
+    let question = json!({ "service": service.id, "model": "gpt-5.2", "environment": "test",
+        "toml": "[[policy]]\nid = \"p\"\nmode = \"observe\"\ndeny_models = [\"gpt-5.2\"]\n" });
+    let (status, answer, _) = ask(&app, "POST", "/api/v1/policies/simulate", Some(question.clone())).await;
+    assert_eq!((status, answer["allowed"].as_bool()), (StatusCode::OK, Some(true)), "{answer}");
+    assert_eq!(answer["rules"][0]["result"], "observed");
+    let enforced = question.to_string().replace("observe", "enforce");
+    let (_, answer, _) =
+        ask(&app, "POST", "/api/v1/policies/simulate", Some(serde_json::from_str(&enforced).unwrap())).await;
+    assert_eq!((answer["allowed"].as_bool(), answer["refusal"]["by"].as_str()), (Some(false), Some("policy:p")));
+    for (field, value) in [("service", "none"), ("environment", "moon"), ("colour", "red")] {
+        let mut wrong = question.clone();
+        wrong[field] = value.into();
+        let (status, answer, _) = ask(&app, "POST", "/api/v1/policies/simulate", Some(wrong)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    }
+
+    let toml = "[[policy]]\nid = \"p\"\nmatch = { service = \"one\" }\nmode = \"observe\"\ndeny_models = [\"gpt-*\"]\n\
+                [[budget]]\nid = \"b\"\nperiod = \"day\"\nlimit_usd = \"5\"\n";
+    let (status, answer, _) = ask(&app, "POST", "/api/v1/policies/replay", Some(json!({ "toml": toml }))).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let policies = &answer["policies"];
+    assert_eq!((policies["calls"].as_u64(), policies["refused"].as_u64()), (Some(4), Some(3)), "{answer}");
+    assert_eq!((policies["refused_usd"].as_str(), &policies["by_service"][0]["service"]), (Some("6"), &json!("one")));
+    assert_eq!(policies["by_rule"][0]["rule"], "deny_models");
+    // 5 USD afford two of four calls of 2 USD.
+    let budget = &answer["budgets"][0];
+    assert_eq!((budget["calls"].as_u64(), budget["refused"].as_u64()), (Some(4), Some(2)), "{answer}");
+    assert_eq!(budget["refused_usd"], "4");
+    assert!(ledger.catalogue().policies.is_empty() && ledger.catalogue().budgets.is_empty(), "nothing is declared");
+    let (status, _, _) = ask(&app, "POST", "/api/v1/policies/replay", Some(json!({}))).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+
+    let created =
+        json!({ "id": "q", "deny_models": ["a*"], "hours": ["mon-fri 08:00-18:00"], "match": { "tenant": "x" } });
+    let (status, _, _) = ask(&app, "POST", "/api/v1/policies", Some(created)).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (_, _, text) = ask(&app, "GET", "/api/v1/policies/export", None).await;
+    assert!(text.starts_with("[[policy]]\nid = \"q\"") && text.contains("match = { tenant = \"x\" }"), "{text}");
+}

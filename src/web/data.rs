@@ -1,7 +1,11 @@
 //! Questions to `report`, asked off the async threads, since answers come from disk.
 
-use crate::domain::{CallId, Filter};
-use crate::report::{self, CallPage, Receipt, ReportError, Spend, SpendQuery};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::domain::{Budget, CallId, Filter, Policy};
+use crate::pricing::PriceBook;
+use crate::report::{self, CallPage, Receipt, Replay, ReportError, Spend, SpendQuery, WhatIf};
 use crate::store::Ledger;
 
 use super::error::PageError;
@@ -35,6 +39,35 @@ pub async fn calls(
     limit: usize,
 ) -> Result<CallPage, PageError> {
     ask(ledger, move |l| report::calls(l, &filter, cursor.as_deref(), limit)).await
+}
+
+/// How many calls each policy, budget or other rule refused.
+pub async fn refused_by(ledger: &Ledger, filter: Filter) -> Result<BTreeMap<String, u64>, PageError> {
+    let filter = super::policies::refused_filter(filter);
+    ask(ledger, move |l| {
+        let mut counts = BTreeMap::new();
+        l.views().visit(&filter, None, &mut |call| {
+            if let Some((_, Some(by))) = call.refusal {
+                *counts.entry(by).or_insert(0) += call.stands_for;
+            }
+            counts.len() < 10_000
+        })?;
+        Ok(counts)
+    })
+    .await
+}
+
+pub async fn replay(
+    ledger: &Ledger,
+    prices: Arc<PriceBook>,
+    proposed: Vec<Policy>,
+    filter: Filter,
+) -> Result<Replay, PageError> {
+    ask(ledger, move |l| report::replay(l, &prices, &proposed, &filter)).await
+}
+
+pub async fn what_if(ledger: &Ledger, budget: Budget, filter: Filter) -> Result<WhatIf, PageError> {
+    ask(ledger, move |l| report::what_if(l, &budget, &filter)).await
 }
 
 pub async fn receipt(ledger: &Ledger, id: CallId) -> Result<Option<Receipt>, PageError> {

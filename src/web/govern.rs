@@ -24,7 +24,8 @@ use super::{calls, spend};
 /// What these pages take when their URL is silent.
 const DEFAULTS: Defaults = Defaults { range: "30d", by: &[], limit: 50, parameters: &[] };
 /// The pages, in the order of their links.
-pub const PAGES: [(&str, &str); 3] = [("/catalogue", "Services"), ("/keys", "Keys"), ("/providers", "Providers")];
+pub const PAGES: [(&str, &str); 4] =
+    [("/catalogue", "Services"), ("/keys", "Keys"), ("/providers", "Providers"), ("/policies", "Policies")];
 
 #[derive(Template)]
 #[template(path = "govern/list.html", blocks = ["view"])]
@@ -43,10 +44,16 @@ struct ListPage {
     as_of: Option<String>,
 }
 
-struct Tab {
-    href: &'static str,
-    label: &'static str,
-    current: bool,
+pub(super) struct Tab {
+    pub href: &'static str,
+    pub label: &'static str,
+    pub current: bool,
+}
+
+/// Links to these pages, the present one marked.
+pub(super) fn tabs(title: &str) -> Vec<Tab> {
+    let tab = |(href, label): &(&'static str, &'static str)| Tab { href, label, current: *label == title };
+    PAGES.iter().map(tab).collect()
 }
 
 #[derive(Clone, Copy)]
@@ -205,11 +212,10 @@ fn page(
     list.finish();
     let (title, name) = names;
     let words = list.query.range.in_words(&list.query.zone);
-    let tab = |(href, label): &(&'static str, &'static str)| Tab { href, label, current: *label == title };
     let page = ListPage {
         shell: Shell::new(ctx, title),
         intro: intro.to_owned(),
-        tabs: PAGES.iter().map(tab).collect(),
+        tabs: tabs(title),
         caption: format!("{title}, figures of {words}, {}", list.query.zone_name),
         columns: list.columns(name),
         total: list.total(&found.total),

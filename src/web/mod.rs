@@ -18,6 +18,8 @@ mod govern;
 mod help;
 mod layers;
 mod overview;
+mod policies;
+mod policy_form;
 mod profile;
 mod query;
 mod range;
@@ -92,6 +94,14 @@ pub fn router(web: Web) -> Router {
         .route("/catalogue", get(govern::services))
         .route("/keys", get(govern::keys))
         .route("/providers", get(govern::providers))
+        .route("/policies", get(policies::list))
+        .route("/policies/new", get(policy_form::new).post(policy_form::create))
+        .route("/policies/simulate", get(policies::simulate).post(policies::replay))
+        .route("/policies/export", get(policies::export))
+        .route("/policies/{id}", get(policies::show))
+        .route("/policies/{id}/edit", get(policy_form::edit).post(policy_form::change))
+        .route("/policies/{id}/mode", post(policies::switch))
+        .route("/policies/{id}/delete", post(policies::remove))
         .route("/calls", get(calls::list))
         .route("/calls/running", get(running::show))
         .route("/calls/{id}", get(receipt::show))

@@ -60,7 +60,9 @@ impl Shell {
         let path = ctx.uri.path();
         let current = |href: &str| match href {
             "/" => path == "/",
-            "/catalogue" => super::govern::PAGES.iter().any(|(page, _)| *page == path),
+            "/catalogue" => {
+                super::govern::PAGES.iter().any(|(page, _)| *page == path) || path.starts_with("/policies/")
+            }
             _ => path.starts_with(href),
         };
         let signed_in = ctx.session.is_some();

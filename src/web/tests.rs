@@ -18,6 +18,8 @@ use crate::ledger::request::{AdmitRequest, Reply, Request as Ask};
 use crate::store::clock::{Clock, SetClock};
 use crate::store::{Durability, Options};
 
+mod policies;
+
 const NOW: &str = "2026-11-23T18:30:00Z";
 const HOST: &str = "127.0.0.1:8701";
 
@@ -311,7 +313,7 @@ impl Site {
     }
 }
 
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 18] = [
     "/",
     "/spend",
     "/spend?range=30d&by=owner,model&compare=prev&metric=calls&step=week&sort=-calls",
@@ -322,6 +324,9 @@ const PAGES: [&str; 15] = [
     "/emergency",
     "/budgets",
     "/catalogue",
+    "/policies",
+    "/policies/new",
+    "/policies/simulate",
     "/keys",
     "/providers?range=7d",
     "/profile",
