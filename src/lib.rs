@@ -30,18 +30,19 @@
 //!   views; and a ledger without threads, for simulation.
 //! * [`gateway`]: the path of a call, one file per stage; `gateway/mod.rs` is the whole story on one screen.
 //! * [`control`]: every change a person or a file makes, checked and turned into entries.
-//! * [`report`]: the read side: calls, receipts, spend.
+//! * [`report`]: the read side: calls, receipts, spend, forecasts, alerts.
+//! * [`notify`]: alerts out of the outbox in the ledger's state to webhooks, chats, mail and syslog.
 //! * [`web`], [`api`]: pages and JSON, one file per noun; they change things only through `control`.
 //! * [`app`]: builds everything from a `Config`, runs it, drains it. [`cli`]: one file per noun. [`demo`]: the sandbox
 //!   provider and the sample organisation.
 //!
-//! Their place is kept, not built: `anomaly` (detectors, beside `policy`), `reconcile` (vendor bills, beside `report`),
-//! `notify` (delivery of alerts, beside `report`).
+//! Their place is kept, not built: `anomaly` (detectors, beside `policy`), `reconcile` (vendor bills, beside `report`).
 //!
 //! ## Invariants, mostly absences
 //!
 //! * A module imports only from layers below its own (`tests/tidy.rs` reads every import).
-//! * Only `store` imports redb. Only `gateway` opens connections to the outside (the command line talks to its own server).
+//! * Only `store` imports redb. Only `gateway` and `notify` open connections to the outside (the command line talks to its
+//!   own server).
 //! * `domain` to `ledger` have no clock, no async, no files, no randomness: time and ids arrive in the request.
 //! * There is no balance outside the state machine; no counter in memory or on disk could drift from the records.
 //! * No byte goes upstream before its ADMIT is durable, no last byte to the caller before its SETTLE is.
@@ -86,6 +87,8 @@ pub mod store;
 pub mod control;
 pub mod gateway;
 pub mod report;
+
+pub mod notify;
 
 pub mod api;
 pub mod web;

@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["ledger"],
     &["store"],
     &["gateway", "control", "report"],
+    &["notify"],
     &["web", "api"],
     &["app"],
     &["cli", "demo"],

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::config::file;
 use crate::control::{self, By, ControlError, Done, KeyView, Kind};
+use crate::domain::notify::{ChannelKind, Notify};
 use crate::domain::{Budget, Catalogue, Metric, Money};
 use crate::store::Balance;
 
@@ -171,6 +172,9 @@ async fn list(api: &Api, kind: Kind) -> Result<Json<Value>, ApiError> {
         for value in &mut all {
             complete(api, &catalogue, kind, value)?;
         }
+        if kind == Kind::Notify {
+            results(api, &mut all)?;
+        }
         let mut answer = json!({ kind.plural(): all, "revision": catalogue.revision });
         if kind == Kind::Price {
             let book = api.price_book();
@@ -194,9 +198,45 @@ async fn show(api: &Api, kind: Kind, id: &str) -> Result<Json<Value>, ApiError> 
         if kind == Kind::Budget {
             value["allocations"] = json!(control::allocations(&api.ledger, &id)?);
         }
+        if let Some(budget) = catalogue.budgets.get(&id).filter(|_| kind == Kind::Budget) {
+            super::outlook::add(api, budget, &mut value)?;
+        }
+        if kind == Kind::Notify {
+            results(api, std::slice::from_mut(&mut value))?;
+        }
         Ok(Json(value))
     })
     .await
+}
+
+/// How it went to channels last, how much waits for them and how much was given up.
+fn results(api: &Api, channels: &mut [Value]) -> Result<(), ApiError> {
+    for row in crate::report::channels(&api.ledger)? {
+        let Some(value) = channels.iter_mut().find(|v| v["id"] == row.notify.id.as_str()) else { continue };
+        (value["waiting"], value["given_up"]) = (row.waiting.into(), row.dead.into());
+        if let Some((at, last)) = row.last {
+            let step = format!("{:?}", last.step).to_lowercase();
+            value["last"] = json!({ "at": at, "step": step, "detail": last.detail });
+        }
+    }
+    Ok(())
+}
+
+/// Of a channel's address what may be shown: of a URL its host, of mail everything but the password.
+fn channel_of(api: &Api, notify: &Notify, value: &mut Value) -> Result<(), ApiError> {
+    let address = control::address(&api.ledger, notify)?.unwrap_or_default();
+    match notify.kind {
+        ChannelKind::Email => {
+            value["email"] = address.to.into();
+            value["smtp"] = json!({ "server": notify.host, "from": address.from, "username": address.username });
+        }
+        ChannelKind::Syslog => {}
+        kind => value[kind.name()] = format!("{}/…", notify.host).into(),
+    }
+    if notify.kind == ChannelKind::Webhook {
+        value["signed"] = address.secret.is_some().into();
+    }
+    Ok(())
 }
 
 /// Adds what is not in the catalogue: an owner's contact, a budget's balance. The address of a webhook is left out, since
@@ -219,9 +259,9 @@ fn complete(api: &Api, catalogue: &Catalogue, kind: Kind, value: &mut Value) -> 
             }
         }
         Kind::Notify => {
-            let host = value["webhook"].as_str().and_then(|url| url.parse::<http::Uri>().ok());
-            let host = host.and_then(|uri| uri.host().map(str::to_owned));
-            value["webhook"] = host.map_or_else(|| "…".to_owned(), |host| format!("{host}/…")).into();
+            if let Some(notify) = catalogue.notify.get(&id) {
+                channel_of(api, notify, value)?;
+            }
         }
         _ => {}
     }

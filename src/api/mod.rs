@@ -3,6 +3,7 @@
 //! One table, `endpoints`, is the router and the OpenAPI document alike, so that neither can say what the other does not
 //! know. Handlers ask `report` one question or give `control` one command, and wrap the answer.
 
+mod alerts;
 mod allocations;
 mod auth;
 mod backup;
@@ -15,6 +16,7 @@ mod health;
 mod metrics;
 mod openapi;
 mod operators;
+mod outlook;
 mod pauses;
 mod policies;
 mod prices;
@@ -32,6 +34,7 @@ use schemars::{Schema, SchemaGenerator};
 use secrecy::SecretString;
 
 use crate::gateway::InFlight;
+use crate::notify::Notifier;
 use crate::pricing::PriceBook;
 use crate::store::Ledger;
 
@@ -51,6 +54,7 @@ pub struct Api {
     pub(crate) ledger: Ledger,
     operator_token: Option<Arc<SecretString>>,
     session: Option<SessionHook>,
+    notifier: Option<Notifier>,
     /// The price book of the catalogue it was last asked for.
     book: Arc<Mutex<Option<NumberedBook>>>,
     totals: Arc<Totals>,
@@ -65,6 +69,7 @@ impl Api {
             ledger,
             operator_token: operator_token.map(Arc::new),
             session: None,
+            notifier: None,
             book: Arc::default(),
             totals: Arc::default(),
             in_flight: InFlight::default(),
@@ -80,6 +85,12 @@ impl Api {
     /// Accepts web sessions too, for reading.
     pub fn with_session(mut self, hook: SessionHook) -> Api {
         self.session = Some(hook);
+        self
+    }
+
+    /// Sends tests of channels with it.
+    pub fn with_notifier(mut self, notifier: Notifier) -> Api {
+        self.notifier = Some(notifier);
         self
     }
 
@@ -236,6 +247,7 @@ fn endpoints() -> Vec<Endpoint> {
     all.extend(allocations::endpoints());
     all.extend(operators::endpoints());
     all.extend(pauses::endpoints());
+    all.extend(alerts::endpoints());
     all
 }
 

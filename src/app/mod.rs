@@ -29,6 +29,7 @@ use crate::config::{self, Declared};
 use crate::control::{self, By, ControlError};
 use crate::gateway::{Gateway, GatewayParts, Settings, Upload};
 use crate::ledger::request::Request as LedgerRequest;
+use crate::notify::Notifier;
 use crate::store::clock::SystemClock;
 use crate::store::{Durability, Ledger, Options, StoreError};
 use crate::web::{self, Web};
@@ -56,6 +57,7 @@ pub struct App {
     pub web_addr: SocketAddr,
     ledger: Ledger,
     gateway: Gateway,
+    notifier: Notifier,
     /// No new connections on the gateway.
     stop: CancellationToken,
     /// The web listener and the background tasks end after the calls have.
@@ -106,6 +108,7 @@ async fn bring_about(ledger: &Ledger, declared: &Declared) -> Result<(Vec<String
     lines.extend(plan.warnings.iter().map(|w| format!("warning: {w}")));
     let applied = control::apply(ledger, &by, plan).await?;
     lines.extend(applied.sealed.iter().map(|provider| format!("provider {provider}: another credential from now on")));
+    lines.extend(applied.addresses.iter().map(|channel| format!("notify {channel}: another address from now on")));
     Ok((lines, applied))
 }
 
@@ -124,6 +127,7 @@ impl App {
         let web_door = bind(server.web_listen, "server.web_listen").await?;
         let (gateway_addr, web_addr) = (gateway_door.local_addr()?, web_door.local_addr()?);
         let scheme = if https { "https" } else { "http" };
+        let pages = server.public_url.clone().unwrap_or_else(|| format!("{scheme}://{web_addr}"));
         start_signing(&ledger).await?;
 
         let gateway = Gateway::new(GatewayParts {
@@ -133,14 +137,16 @@ impl App {
                 max_body_bytes: server.max_body_bytes,
                 upload,
                 max_concurrent: server.max_concurrent,
-                help_base: Some(format!("{scheme}://{web_addr}")),
+                help_base: Some(pages.clone()),
             },
         });
+        let notifier = Notifier::new(ledger.clone(), pages.as_str());
         let app = App {
             gateway_addr,
             web_addr,
             ledger,
             gateway,
+            notifier,
             stop: CancellationToken::new(),
             stop_web: CancellationToken::new(),
             calls: TaskTracker::new(),
@@ -151,6 +157,7 @@ impl App {
         app.serve_web(web_door, tls, server);
         app.rest.spawn(background(app.ledger.clone(), app.gateway.clone(), app.stop_web.clone()));
         app.rest.spawn(issuers(app.gateway.clone(), app.stop_web.clone()));
+        app.rest.spawn(app.notifier.clone().run(app.stop_web.clone()));
         let gateway = app.gateway.clone();
         app.rest.spawn_blocking(move || gateway.recall());
         app.rest.spawn(scrub(app.ledger.clone(), app.stop_web.clone()));
@@ -226,12 +233,15 @@ impl App {
     /// Pages and the admin API on one listener.
     fn web_router(&self, server: &config::Server) -> axum::Router {
         let token = server.operator_token.as_ref().map(|t| SecretString::from(t.expose_secret()));
-        let web = Web::new(self.ledger.clone(), self.https, self.gateway_url()).with_calls(self.gateway.in_flight());
+        let notifier = self.notifier.clone();
+        let web = Web::new(self.ledger.clone(), self.https, self.gateway_url())
+            .with_calls(self.gateway.in_flight())
+            .with_notifier(notifier.clone());
         let sessions = web.clone();
         let hook = move |headers: &http::HeaderMap| {
             web::session_operator(&sessions, headers).map(|operator| format!("operator:{operator}"))
         };
-        let api = Api::new(self.ledger.clone(), token).with_session(Arc::new(hook));
+        let api = Api::new(self.ledger.clone(), token).with_session(Arc::new(hook)).with_notifier(notifier);
         api::router(api.with_calls(self.gateway.in_flight())).merge(web::router(web))
     }
 

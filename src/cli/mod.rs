@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 64 wrong configuration, 69 cannot reach or open.
 
+pub mod alert;
 pub mod apply;
 pub mod backup;
 pub mod budget;
@@ -66,14 +67,16 @@ enum Noun {
     Provider(noun::Command),
     /// Prices over the shipped book, and what a usage costs
     Price(price::Command),
-    /// Where alerts go
-    Notify(noun::Command),
     /// Whose workload tokens are believed
     Issuer(noun::Command),
     /// Stop a key, service, agent, model or provider at once, until a set time
     Pause(pause::Pause),
     /// Let what was paused call again
     Resume(pause::Resume),
+    /// What was told, to whom, and whether somebody saw it
+    Alert(alert::Command),
+    /// Where alerts go, and a test of it
+    Notify(alert::Notify),
     /// Who may sign in, and their tokens
     Operator(operator::Command),
     /// The journal as evidence
@@ -170,10 +173,11 @@ pub fn run() -> ExitCode {
         Noun::Policy(command) => command.run(),
         Noun::Provider(command) => command.run(&noun::PROVIDERS),
         Noun::Price(command) => command.run(),
-        Noun::Notify(command) => command.run(&noun::NOTIFY),
         Noun::Issuer(command) => command.run(&noun::ISSUERS),
         Noun::Pause(command) => command.run(),
         Noun::Resume(command) => command.run(),
+        Noun::Alert(command) => command.run(),
+        Noun::Notify(command) => command.run(),
         Noun::Operator(command) => command.run(),
         Noun::Ledger(command) => command.run(),
         Noun::Backup(command) => command.run(),

@@ -31,7 +31,8 @@ pub const OPERATORS: Noun =
     Noun { path: "/operators", columns: &["id", "name", "role", "created_at", "disabled", "password"] };
 pub const ISSUERS: Noun =
     Noun { path: "/issuers", columns: &["id", "iss", "profile", "audience", "jwks_url", "jwks_file"] };
-pub const NOTIFY: Noun = Noun { path: "/notify", columns: &["id", "webhook"] };
+pub const NOTIFY: Noun =
+    Noun { path: "/notify", columns: &["id", "kind", "host", "default", "internal", "waiting", "given_up", "last"] };
 
 #[derive(Debug, Args)]
 pub struct Command {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::domain::catalogue::Notify;
 use crate::domain::trust::{Issuer, KeySource, TrustRule};
 use crate::domain::{
     Budget, Component, Dimension, Enforcement, Environment, Limit, Metric, Micros, Money, Organisation, Owner, Policy,
@@ -56,7 +55,7 @@ pub struct Read<T> {
 }
 
 impl<T> Read<T> {
-    fn new(value: T, problems: Vec<Problem>) -> Read<T> {
+    pub(super) fn new(value: T, problems: Vec<Problem>) -> Read<T> {
         Read { value, problems, warnings: Vec::new() }
     }
 }
@@ -188,23 +187,6 @@ impl Noun for Provider {
             on_client_abort: self.on_client_abort,
             region: self.region.clone(),
         }
-    }
-}
-
-impl Noun for Notify {
-    type Written = file::Notify;
-
-    fn read(w: file::Notify) -> Result<Read<Notify>, Vec<Problem>> {
-        let value = Notify { id: w.id, webhook: w.webhook };
-        let mut read = Read::new(value, Vec::new());
-        read.problems = rules::notify(&read.value);
-        let what = "alerts are recorded and shown on the pages; this version does not send them anywhere yet";
-        read.warnings.push(("webhook", what.to_owned()));
-        Ok(read)
-    }
-
-    fn written(&self) -> file::Notify {
-        file::Notify { id: self.id.clone(), webhook: self.webhook.clone() }
     }
 }
 

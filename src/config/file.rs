@@ -55,6 +55,8 @@ pub(super) struct Server {
     pub data_dir: Option<String>,
     /// An admin token for automation, at least 20 characters
     pub operator_token: Option<SecretSource>,
+    /// Where people reach the pages, for links in alerts: https://weighbridge.example. Default: the web listener's address
+    pub public_url: Option<String>,
     /// strict: durable before forwarding (default); relaxed: forwarded first, durable within 50 ms
     #[serde(default)]
     pub durability: Durability,
@@ -379,12 +381,88 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// Where alerts go
+/// Where alerts go: exactly one of webhook, slack, teams, mattermost, email and syslog
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Notify {
     pub id: String,
-    pub webhook: String,
+    /// URL that JSON is posted to
+    #[serde(skip_serializing)]
+    pub webhook: Option<SecretSource>,
+    /// What a webhook is signed with (HMAC-SHA-256, headers webhook-id, webhook-timestamp and webhook-signature)
+    #[serde(skip_serializing)]
+    pub secret: Option<SecretSource>,
+    /// URL of an incoming webhook of Slack
+    #[serde(skip_serializing)]
+    pub slack: Option<SecretSource>,
+    /// URL of a workflow of Teams
+    #[serde(skip_serializing)]
+    pub teams: Option<SecretSource>,
+    /// URL of an incoming webhook of Mattermost
+    #[serde(skip_serializing)]
+    pub mattermost: Option<SecretSource>,
+    /// Mail addresses; may be empty: then only owners of services get mail
+    #[serde(skip_serializing)]
+    pub email: Option<Vec<String>>,
+    /// The mail server, for email
+    #[serde(skip_serializing)]
+    pub smtp: Option<Smtp>,
+    /// udp://host:514, tcp://host:601 or tls://host:6514: RFC 5424 with CEF
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syslog: Option<String>,
+    /// What it is, as shown
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub kind: Option<String>,
+    /// Where it goes, as shown: the address itself is sealed
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub host: Option<String>,
+    /// How it goes there, as shown
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub transport: Option<crate::domain::notify::Transport>,
+    /// Allows loopback and private addresses
+    #[serde(default)]
+    pub internal: bool,
+    /// Takes alerts that nobody else is named for; of several mail channels, the one for owners
+    #[serde(default)]
+    pub default: bool,
+    /// Every day from … to …: what comes meanwhile is told together afterwards
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quiet_hours: Option<QuietHours>,
+    /// Refusals by a budget are told in quiet hours, too. Default true
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusals_wake: Option<bool>,
+    /// Seconds an alert waits for others, to be told in one message. Default 10
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_s: Option<u16>,
+}
+
+/// A mail server
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Smtp {
+    /// starttls://host:587, smtps://host:465 or, to an internal host, smtp://host:25
+    pub server: String,
+    /// The sender
+    pub from: Option<String>,
+    pub username: Option<String>,
+    #[serde(skip_serializing)]
+    pub password: Option<SecretSource>,
+}
+
+/// Hours of the day
+#[derive(Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuietHours {
+    /// Such as 22:00
+    pub from: String,
+    /// Such as 07:00: on the next day where it is before `from`
+    pub to: String,
+    /// IANA name. Default: the organisation's
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
 }
 
 /// Whose workload tokens (JWT) are believed
@@ -465,7 +543,6 @@ pub(super) const NOT_ENFORCED: &[(&str, &[&str])] = &[
     ("server.tls", &["client_ca"]),
     ("service", &["charge_to", "risk_tier", "data_class", "expected_hours"]),
     ("key", &["allow_routes", "binding", "caller_fields", "may_delegate", "max_depth"]),
-    ("notify", &["email", "slack"]),
 ];
 
 /// The words of the error are what `read` knows it by.

@@ -4,6 +4,7 @@
 //! section of `file`, `read` turns sections into nouns and asks `rules` about each. Problems are collected, not thrown: one
 //! run names all of them. Nothing in a file is ignored in silence: what has no effect yet is an error or a warning.
 
+pub mod channel;
 mod convert;
 pub mod file;
 mod known;
@@ -20,11 +21,12 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+pub use channel::Address;
 pub use convert::{Noun, Read, instant};
 pub use known::Known;
 pub use secret::SecretSource;
 
-use crate::domain::catalogue::Notify;
+use crate::domain::Notify;
 use crate::domain::key::Secret;
 use crate::domain::trust::Issuer;
 use crate::domain::{Budget, Environment, Micros, Organisation, Owner, Policy, PriceOverride, Provider, Service};
@@ -46,6 +48,8 @@ pub struct Server {
     pub web_listen: SocketAddr,
     pub data_dir: PathBuf,
     pub operator_token: Option<SecretString>,
+    /// Where people reach the pages, for links in alerts and refusals; absent = the web listener's own address.
+    pub public_url: Option<String>,
     pub relaxed: bool,
     pub tls: Option<Tls>,
     /// Largest request body in bytes (default 32 MiB), after decompression twice that.
@@ -61,6 +65,7 @@ impl Default for Server {
             web_listen: SocketAddr::from(([127, 0, 0, 1], 8701)),
             data_dir: PathBuf::from("./weighbridge-data"),
             operator_token: None,
+            public_url: None,
             relaxed: false,
             tls: None,
             max_body_bytes: 32 << 20,
@@ -89,8 +94,9 @@ pub struct Declared {
     pub policies: Vec<Policy>,
     pub budgets: Vec<Budget>,
     pub prices: Vec<PriceOverride>,
-    pub notify: Vec<Notify>,
     pub issuers: Vec<Issuer>,
+    /// With the address, which is sealed.
+    pub notify: Vec<(Notify, Address)>,
 }
 
 /// `[[key]]`: a key whose secret the file brings.

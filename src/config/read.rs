@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use crate::domain::catalogue::Notify;
+use crate::domain::Notify;
 use crate::domain::key::{Secret, SecretKind};
 use crate::domain::trust::Issuer;
 use crate::domain::{
@@ -16,6 +16,7 @@ use crate::domain::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+use super::channel::{self, Address};
 use super::convert::{Noun, instant};
 use super::secret::SecretSource;
 use super::{Config, ConfigError, Declared, KeyDeclaration, Server, Surroundings, Tls, file, rules, shape};
@@ -170,6 +171,13 @@ impl Reader<'_> {
             let what = format!("shorter than {MIN_TOKEN_CHARS} characters: make a random one");
             self.problem(&place, "operator_token", what);
         }
+        if let Some(url) = &read.public_url {
+            let uri = url.parse::<http::Uri>().ok().filter(|u| matches!(u.scheme_str(), Some("https" | "http")));
+            if uri.is_none_or(|u| u.host().is_none() || u.query().is_some()) {
+                self.problem(&place, "public_url", "not a URL: write https://weighbridge.example");
+            }
+        }
+        server.public_url = read.public_url.map(|url| url.trim_end_matches('/').to_owned());
         server.relaxed = read.durability == file::Durability::Relaxed;
         server.max_body_bytes = read.max_body_bytes.unwrap_or(server.max_body_bytes);
         if !(1_024..=1 << 30).contains(&server.max_body_bytes) {
@@ -198,7 +206,7 @@ impl Reader<'_> {
         declared.owners = first(self.nouns::<Owner>(table, "owner", |o| &o.id));
         declared.services = first(self.nouns::<Service>(table, "service", |s| &s.id));
         declared.providers = self.providers(table);
-        declared.notify = first(self.nouns::<Notify>(table, "notify", |n| &n.id));
+        declared.notify = self.channels(table);
         declared.keys = self.keys(table, &zone, &declared.services);
         declared.prices = self.prices(table);
         declared.budgets = self.budgets(table, &declared.notify, &declared.services);
@@ -266,6 +274,34 @@ impl Reader<'_> {
             providers.push((Provider { position, ..provider }, credential));
         }
         providers
+    }
+
+    fn channels(&mut self, table: &DeTable<'_>) -> Vec<(Notify, Address)> {
+        let mut seen = BTreeSet::new();
+        let mut channels = Vec::new();
+        for (mut w, place) in self.sections::<file::Notify>(table, "notify") {
+            let literal = |reader: &mut Self, key: &str, source: &mut Option<SecretSource>| {
+                *source = reader.secret(&place, key, source.take()).map(SecretSource::Literal);
+            };
+            literal(self, "webhook", &mut w.webhook);
+            literal(self, "secret", &mut w.secret);
+            literal(self, "slack", &mut w.slack);
+            literal(self, "teams", &mut w.teams);
+            literal(self, "mattermost", &mut w.mattermost);
+            if let Some(smtp) = &mut w.smtp {
+                literal(self, "smtp", &mut smtp.password);
+            }
+            match channel::read(w, true) {
+                Ok(read) => {
+                    self.rules(&place, read.problems);
+                    read.warnings.into_iter().for_each(|(key, what)| self.warning(&place, key, what));
+                    self.unique(&mut seen, &place, "id", "notify", &read.value.notify.id);
+                    channels.push((read.value.notify, read.value.address));
+                }
+                Err(problems) => self.rules(&place, problems),
+            }
+        }
+        channels
     }
 
     fn keys(&mut self, table: &DeTable<'_>, zone: &jiff::tz::TimeZone, services: &[Service]) -> Vec<KeyDeclaration> {
@@ -369,7 +405,7 @@ impl Reader<'_> {
         prices
     }
 
-    fn budgets(&mut self, table: &DeTable<'_>, notify: &[Notify], services: &[Service]) -> Vec<Budget> {
+    fn budgets(&mut self, table: &DeTable<'_>, notify: &[(Notify, Address)], services: &[Service]) -> Vec<Budget> {
         let mut budgets = self.nouns::<Budget>(table, "budget", |b| &b.id);
         for (budget, place) in &mut budgets {
             // A service that is not in the file may be declared all the same: then the plan looks.
@@ -380,7 +416,7 @@ impl Reader<'_> {
             {
                 self.warning(place, "enforcement", what);
             }
-            for id in budget.notify.iter().filter(|id| !notify.iter().any(|n| n.id == **id)) {
+            for id in budget.notify.iter().filter(|id| !notify.iter().any(|(n, _)| n.id == **id)) {
                 self.problem(place, "notify", format!("`{id}` is not declared: add a [[notify]] with this id"));
             }
         }

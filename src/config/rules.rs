@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::domain::catalogue::Notify;
 use crate::domain::id::is_slug;
 use crate::domain::identity::Provenance;
+use crate::domain::notify::{ChannelKind, Notify, Transport};
 use crate::domain::policy::{CLASS, PriceClass};
 use crate::domain::trust::{Issuer, unsafe_rule};
 use crate::domain::{
@@ -481,9 +481,24 @@ pub fn soften<'a>(budget: &mut Budget, service: impl Fn(&str) -> Option<&'a Serv
 pub fn notify(n: &Notify) -> Vec<Problem> {
     let mut problems = Vec::new();
     put(&mut problems, "id", id(&n.id));
-    let url = n.webhook.parse::<http::Uri>().ok().filter(|u| matches!(u.scheme_str(), Some("https" | "http")));
-    if url.and_then(|u| u.host().map(str::to_owned)).is_none() {
-        problems.push(("webhook", "not a URL: write https://host/path".to_owned()));
+    if n.transport == Transport::Plain && n.kind != ChannelKind::Syslog && !n.internal {
+        let what =
+            format!("{} would be told to everybody on the way: use TLS, or say `internal = true`", n.kind.name());
+        problems.push(("internal", what));
+    }
+    let host = n.host.rsplit_once(':').map_or(n.host.as_str(), |(host, _)| host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if host.is_empty() || host.len() > 253 {
+        problems.push(("host", "a host has 1 to 253 characters".to_owned()));
+    }
+    if address.is_ok_and(|a| a.is_loopback()) && !n.internal {
+        problems.push(("internal", "a loopback address: say `internal = true` if that is meant".to_owned()));
+    }
+    if let Some(quiet) = n.quiet.as_ref().and_then(|quiet| quiet.zone.as_deref()) {
+        put(&mut problems, "quiet_hours", zone(quiet));
+    }
+    if n.group_s > 3_600 {
+        problems.push(("group_s", format!("`{}` is too long: use 0 to 3600 seconds", n.group_s)));
     }
     problems
 }

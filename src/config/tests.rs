@@ -26,7 +26,16 @@ impl Surroundings for Told {
 }
 
 fn told() -> Told {
-    let env = [("OPENAI_API_KEY", "sk-1"), ("INVOICE_BOT_KEY", PROD), ("WEIGHBRIDGE_TOKEN", "0123456789abcdefghij")];
+    let env = [
+        ("OPENAI_API_KEY", "sk-1"),
+        ("INVOICE_BOT_KEY", PROD),
+        ("WEIGHBRIDGE_TOKEN", "0123456789abcdefghij"),
+        ("FINOPS_WEBHOOK_SECRET", "whsec_c2lnbmVk"),
+        ("SMTP_PASSWORD", "mail-password"),
+        ("SLACK_WEBHOOK", "https://hooks.slack.example/T0/B0/x"),
+        ("TEAMS_WORKFLOW", "https://teams.example/workflows/x"),
+        ("MATTERMOST_WEBHOOK", "https://chat.example/hooks/x"),
+    ];
     Told {
         env: env.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         files: HashMap::from([(PathBuf::from("etc/anthropic.key"), "sk-ant-1\n".to_owned())]),
@@ -74,7 +83,13 @@ fn the_default_is_a_good_file_as_it_is_and_with_every_example_in_force() {
     assert_eq!(declared.policies.len(), 2);
     assert_eq!(declared.policies[1].downgrade.as_ref().unwrap().to, "gpt-5-mini");
     assert!(full.server.tls.is_some() && full.server.operator_token.is_some());
-    assert!(full.warnings.iter().any(|w| w.contains("does not send")), "{:?}", full.warnings);
+    let channels: Vec<&str> = declared.notify.iter().map(|(n, _)| n.kind.name()).collect();
+    assert_eq!(channels, ["webhook", "email", "slack", "teams", "mattermost", "syslog"]);
+    assert_eq!(declared.notify[0].1.secret.as_deref(), Some("whsec_c2lnbmVk"));
+    assert_eq!(
+        (declared.notify[1].0.host.as_str(), &declared.notify[1].1.to),
+        ("smtp.example.com:587", &vec!["finops@example.com".to_owned()])
+    );
 }
 
 #[test]
@@ -248,4 +263,28 @@ fn prices_say_for_how_many_units_they_are() {
     let price = good.unwrap().declared.prices.remove(0);
     assert_eq!((price.usd.as_str(), price.per), ("10", 1000));
     assert_eq!(price.effective_from.unwrap().to_string(), "2026-12-01T00:00:00.000000Z");
+}
+
+#[test]
+fn a_channel_says_one_place_it_goes_to_and_nothing_secret_to_everybody() {
+    let notify = |rest: &str| format!("[[notify]]\nid = \"x\"\n{rest}\n");
+    check(&notify(""), &["exactly one of webhook, slack"]);
+    check(
+        &notify("webhook = \"https://a.example/x\"\nslack = \"https://b.example/x\""),
+        &["exactly one of webhook, slack"],
+    );
+    check(&notify("webhook = \"a.example\""), &["`webhook` at weighbridge.toml:3: not a URL"]);
+    check(&notify("slack = \"http://b.example/x\""), &["told to everybody on the way"]);
+    check(&notify("webhook = \"https://127.0.0.1/x\""), &["a loopback address"]);
+    check(&notify("email = [\"a@b.example\"]"), &["mail needs a server"]);
+    let smtp = "smtp = { server = \"starttls://m.example:587\", from = \"wb@b.example\" }";
+    check(&notify(&format!("email = [\"nobody\"]\n{smtp}")), &["not a mail address"]);
+    check(&notify("syslog = \"siem.example\""), &["write udp://host:514"]);
+    check(&notify("syslog = \"udp://siem.example:514\"\nsecret = \"x\""), &["`secret` belongs to a webhook"]);
+    let quiet = "slack = \"https://b.example/x\"\nquiet_hours = { from = \"25:00\", to = \"07:00\" }";
+    check(&notify(quiet), &["`25:00` is not a time of day"]);
+    let read = parse(&notify(&format!("email = [\"a@b.example\"]\n{smtp}\ninternal = true"))).unwrap();
+    let (channel, address) = &read.declared.notify[0];
+    assert_eq!(format!("{address:?}"), "Address(sealed)");
+    assert!(!format!("{channel:?}").contains('@'), "{channel:?}");
 }

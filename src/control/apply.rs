@@ -7,6 +7,7 @@ use crate::domain::{Change, Micros};
 use crate::ledger::request::{Reply, Request};
 use crate::store::{Ledger, StoreError};
 
+use super::channels::put_address;
 use super::{By, ControlError, Plan, openings};
 
 /// Most changes that are declared at once; more are staged.
@@ -30,11 +31,13 @@ pub struct Applied {
     pub sealed: Vec<String>,
     /// Owners whose contact was sealed anew.
     pub contacts: Vec<String>,
+    /// Channels whose address was sealed anew.
+    pub addresses: Vec<String>,
 }
 
 impl Applied {
     pub fn nothing_changed(&self) -> bool {
-        self.changes == 0 && self.sealed.is_empty() && self.contacts.is_empty()
+        self.changes == 0 && self.sealed.is_empty() && self.contacts.is_empty() && self.addresses.is_empty()
     }
 }
 
@@ -64,11 +67,17 @@ pub fn contact(ledger: &Ledger, owner: &str) -> Result<Option<Contact>, StoreErr
 pub async fn apply(ledger: &Ledger, by: &By, plan: Plan) -> Result<Applied, ControlError> {
     let before = ledger.catalogue();
     let changes = plan.changes.len();
+    let mut addresses = Vec::new();
+    for (channel, address) in plan.addresses {
+        if put_address(ledger, by, &channel, &address).await? {
+            addresses.push(channel);
+        }
+    }
     let revision = match changes {
         0 => before.revision,
         _ => declare(ledger, by, plan.changes).await?,
     };
-    let mut applied = Applied { revision, changes, ..Applied::default() };
+    let mut applied = Applied { revision, changes, addresses, ..Applied::default() };
     for (provider, credential) in plan.credentials {
         if seal(ledger, &provider_secret_id(&provider), &credential, by.at)? {
             note(ledger, by, "provider.credential", &provider).await?;
@@ -108,7 +117,7 @@ pub(super) async fn put_credential(
 }
 
 /// Seals a secret unless the very same is sealed already.
-fn seal(ledger: &Ledger, id: &str, secret: &SecretString, at: Micros) -> Result<bool, StoreError> {
+pub(super) fn seal(ledger: &Ledger, id: &str, secret: &SecretString, at: Micros) -> Result<bool, StoreError> {
     let same = |kept: SecretString| kept.expose_secret() == secret.expose_secret();
     if ledger.core().secret(id)?.is_some_and(same) {
         return Ok(false);
@@ -118,7 +127,7 @@ fn seal(ledger: &Ledger, id: &str, secret: &SecretString, at: Micros) -> Result<
 }
 
 /// That something was done which changes no declared state.
-async fn note(ledger: &Ledger, by: &By, action: &str, subject: &str) -> Result<(), ControlError> {
+pub(super) async fn note(ledger: &Ledger, by: &By, action: &str, subject: &str) -> Result<(), ControlError> {
     let request = Request::Admin {
         actor: by.actor.clone(),
         action: action.to_owned(),

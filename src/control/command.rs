@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::config::{Noun, Read, SecretSource, file, instant, rules};
-use crate::domain::catalogue::{KeyStatus, Notify};
+use crate::domain::catalogue::KeyStatus;
 use crate::domain::key::Secret;
 use crate::domain::trust::Issuer;
 use crate::domain::{
@@ -17,6 +17,7 @@ use crate::store::Ledger;
 use secrecy::SecretString;
 
 use super::apply::{Contact, declare, put_contact, put_credential};
+use super::channels::{address_id, put_notify};
 use super::difference::Line;
 use super::keys::{KeyView, NewKey, create_key, expiry_warning, revoke_key, rotate_key};
 use super::plan::{bare_owner, complete_budget, depth, known_to, price_line};
@@ -216,7 +217,7 @@ where
     Ok((value, warnings.into_iter().map(|(_, what)| what).collect()))
 }
 
-fn parse<W: DeserializeOwned>(kind: Kind, body: Value) -> Result<W, ControlError> {
+pub(super) fn parse<W: DeserializeOwned>(kind: Kind, body: Value) -> Result<W, ControlError> {
     if let Some(key) = body.as_object().and_then(|o| o.keys().find(|k| crate::config::is_later(kind.name(), k))) {
         return Err(ControlError::field(key, "is not enforced by this version; remove it"));
     }
@@ -272,13 +273,7 @@ async fn put(ledger: &Ledger, by: &By, kind: Kind, body: Value) -> Result<Done, 
             let same = before == Some(&after);
             draft.declare(ledger, by, (!same).then(|| Change::Policy(after.id.clone(), Some(after)))).await
         }
-        Kind::Notify => {
-            let (after, warnings) = read::<Notify>(kind, body)?;
-            let before = c.notify.get(&after.id).map(|v| &**v);
-            let draft = Draft::new(kind, &after.id, before, &after, warnings);
-            let same = before == Some(&after);
-            draft.declare(ledger, by, (!same).then(|| Change::Notify(after.id.clone(), Some(after)))).await
-        }
+        Kind::Notify => put_notify(ledger, by, c, body).await,
         Kind::Budget => {
             let (after, mut warnings) = read::<Budget>(kind, body)?;
             let mut after = complete_budget(after, &c.organisation);
@@ -337,7 +332,7 @@ fn keeps_mandatory(c: &Catalogue, after: &Service) -> Result<(), ControlError> {
 }
 
 /// A change on its way, with what it says to people.
-struct Draft {
+pub(super) struct Draft {
     kind: Kind,
     id: String,
     line: Line,
@@ -347,7 +342,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn new<T: Noun>(kind: Kind, id: &str, before: Option<&T>, after: &T, warnings: Vec<String>) -> Draft
+    pub(super) fn new<T: Noun>(kind: Kind, id: &str, before: Option<&T>, after: &T, warnings: Vec<String>) -> Draft
     where
         T::Written: Serialize,
     {
@@ -356,7 +351,7 @@ impl Draft {
     }
 
     /// Declares the change; `None`: everything is so already.
-    async fn declare(self, ledger: &Ledger, by: &By, change: Option<Change>) -> Result<Done, ControlError> {
+    pub(super) async fn declare(self, ledger: &Ledger, by: &By, change: Option<Change>) -> Result<Done, ControlError> {
         let mut lines = Vec::new();
         if let Some(change) = change {
             let mut changes = self.first;
@@ -613,6 +608,7 @@ pub async fn delete(ledger: &Ledger, by: &By, kind: Kind, id: &str) -> Result<Do
     match kind {
         Kind::Provider => drop(ledger.core().remove_secret(&provider_secret_id(id))?),
         Kind::Owner => drop(ledger.core().remove_secret(&super::apply::contact_id(id))?),
+        Kind::Notify => drop(ledger.core().remove_secret(&address_id(id))?),
         _ => {}
     }
     let lines = vec![Line::between(kind.name(), id, Some(&()), None)];

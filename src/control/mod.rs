@@ -5,8 +5,10 @@
 //! in the same words the file has. Secrets take no part in the journal: of a key it keeps the hash, a provider's credential
 //! and an owner's contact lie sealed in the store, where they can be erased.
 
+mod alerts;
 mod allocate;
 mod apply;
+mod channels;
 mod command;
 mod difference;
 mod keys;
@@ -17,13 +19,16 @@ mod propose;
 #[cfg(test)]
 mod tests;
 
+pub use crate::config::Address;
 use crate::config::rules::Problem;
 use crate::domain::{Catalogue, Micros};
 use crate::pricing::PriceBook;
 use crate::store::StoreError;
 
+pub use alerts::{AlertAct, act_on_alert};
 pub use allocate::{AllocationView, Grant, Raise, Reset, allocations, grant, raise, reset};
 pub use apply::{Applied, Contact, apply, apply_blocking, contact, provider_secret_id};
+pub use channels::address;
 pub use command::{Done, Kind, create, delete, list, patch, rotate, show};
 pub use difference::{Line, Sign};
 pub use keys::{KeyView, create_key, revoke_key};

@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use secrecy::SecretString;
 use serde::Serialize;
 
-use crate::config::{Declared, KeyDeclaration, Known, Noun, rules};
+use crate::config::{Address, Declared, KeyDeclaration, Known, Noun, rules};
 use crate::domain::catalogue::{KeyStatus, Map, OwnerKind};
 use crate::domain::{Budget, Catalogue, Change, Key, Micros, Organisation, Owner, Policy, PriceOverride, Provider};
 
@@ -31,6 +31,8 @@ pub struct Plan {
     pub(super) credentials: Vec<(String, SecretString)>,
     /// Owners' names and addresses in the file.
     pub(super) contacts: Vec<(String, Contact)>,
+    /// Addresses of channels in the file.
+    pub(super) addresses: Vec<(String, Address)>,
 }
 
 impl Plan {
@@ -56,7 +58,8 @@ pub fn plan(
         draft.put("service", &service.id, &catalogue.services, service.clone(), Change::Service);
     }
     draft.providers(declared);
-    for notify in &declared.notify {
+    for (notify, address) in &declared.notify {
+        draft.plan.addresses.push((notify.id.clone(), address.clone()));
         draft.put("notify", &notify.id, &catalogue.notify, notify.clone(), Change::Notify);
     }
     draft.budgets(declared, &organisation)?;
@@ -308,7 +311,7 @@ impl Draft<'_> {
         let policies = in_file(declared.policies.iter().map(|p| p.id.as_str()).collect());
         let services = in_file(declared.services.iter().map(|s| s.id.as_str()).collect());
         let providers = in_file(declared.providers.iter().map(|(p, _)| p.id.as_str()).collect());
-        let notify = in_file(declared.notify.iter().map(|n| n.id.as_str()).collect());
+        let notify = in_file(declared.notify.iter().map(|(n, _)| n.id.as_str()).collect());
         let issuers = in_file(declared.issuers.iter().map(|i| i.id.as_str()).collect());
         let named = declared.owners.iter().map(|o| o.id.as_str());
         let mentioned = declared.services.iter().map(|s| s.owner.as_str());

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::budget::Budget;
 use super::filter::{Dimension, glob};
 use super::identity::{Attribution, Environment, ServiceKind};
+use super::notify::Notify;
 use super::pause::Pause;
 pub use super::policy::Policy;
 use super::time::Micros;
@@ -216,13 +217,6 @@ pub struct PriceOverride {
     /// Inclusive; absent = always.
     pub effective_from: Option<Micros>,
     pub note: Option<String>,
-}
-
-/// Where alerts go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notify {
-    pub id: String,
-    pub webhook: String,
 }
 
 /// One change of declared state. `None` as the value removes.

@@ -1,4 +1,4 @@
-//! Connections to providers: pooled, without redirects, proxies or retries of what was sent.
+//! Connections to providers, and to where alerts go: pooled, without redirects, proxies or retries of what was sent.
 //!
 //! A provider that is not marked `internal` never resolves to loopback, private, link-local or metadata addresses: each
 //! name is resolved once, and the addresses that were looked at are the ones connected to.
@@ -81,7 +81,9 @@ pub fn refuse_inside(uri: &Uri) -> Result<(), ForbiddenAddress> {
 
 /// An address that only internal providers may have.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is a loopback, private or link-local address: set `internal = true` on the provider if that is meant")]
+#[error(
+    "`{0}` is a loopback, private or link-local address: set `internal = true` on the provider or channel if that is meant"
+)]
 pub struct ForbiddenAddress(pub String);
 
 fn client(resolver: Resolver) -> Upstream {
@@ -123,17 +125,27 @@ impl Service<Name> for Resolver {
 
     fn call(&mut self, name: Name) -> Self::Future {
         let internal = self.internal;
-        Box::pin(async move {
-            let host = name.as_str().to_owned();
-            let lookup = tokio::task::spawn_blocking(move || (name.as_str(), 0).to_socket_addrs());
-            let found = lookup.await.map_err(io::Error::other)??;
-            let allowed: Vec<SocketAddr> = found.filter(|a| internal || is_public(a.ip())).collect();
-            if allowed.is_empty() {
-                return Err(io::Error::other(ForbiddenAddress(host)));
-            }
-            Ok(allowed.into_iter())
-        })
+        Box::pin(async move { allowed(name.as_str().to_owned(), 0, internal).await.map(Vec::into_iter) })
     }
+}
+
+/// The addresses of a name that may be connected to.
+async fn allowed(host: String, port: u16, internal: bool) -> io::Result<Vec<SocketAddr>> {
+    let name = host.clone();
+    let lookup = tokio::task::spawn_blocking(move || (name.as_str(), port).to_socket_addrs());
+    let found = lookup.await.map_err(io::Error::other)??;
+    let allowed: Vec<SocketAddr> = found.filter(|a| internal || is_public(a.ip())).collect();
+    if allowed.is_empty() { Err(io::Error::other(ForbiddenAddress(host))) } else { Ok(allowed) }
+}
+
+/// `host:port`, looked up once: the host, for TLS, and the addresses to connect to.
+pub async fn resolve(authority: &str, internal: bool) -> io::Result<(String, Vec<SocketAddr>)> {
+    let bad = || io::Error::new(io::ErrorKind::InvalidInput, "not host:port");
+    let authority: http::uri::Authority = authority.parse().map_err(|_| bad())?;
+    let port = authority.port_u16().ok_or_else(bad)?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let addresses = allowed(host.clone(), port, internal).await?;
+    Ok((host, addresses))
 }
 
 /// Whether an address may be a public provider's. Addresses that embed an IPv4 address are judged by that one.

@@ -10,7 +10,7 @@ mod authorize;
 mod body;
 mod carrier;
 mod classify;
-mod connect;
+pub mod connect;
 mod cover;
 mod flight;
 mod forward;

@@ -22,7 +22,8 @@
 //! | 5 BATCH | 0 the vendor's id, 1 state |
 //! | 20 INTERRUPTED | 0 cost (absent = unknown); 1 epoch and ADMIT, of a call of an earlier epoch |
 //! | 22 OVERRUN | 0 excess, 1 budgets |
-//! | 26 ALERT | 0 budget, 1 period, 2 kind, 3 threshold in percent |
+//! | 26 ALERT | 0 budget (empty: none), 1 period, 2 kind, 3 threshold in percent or days, 4 stage (absent = raised), 5 used, 6 limit, 7 foreseen, 8 subject, 9 due, 10 routes, 11 true = nowhere to go |
+//! | 27 DELIVERY | 0 step, 1 route, 2 alerts, 3 message, 4 attempt, 5 next try, 6 where to instead, 7 detail, 8 actor |
 //! | 19 GAP | 0 reason, 1 count, 2 what it quotes |
 //! | 18 KEY | 0 purpose, 1 vkey, 2 actor |
 //! | 29 SNAPSHOT | 0 month, 1 SHA-256, 2 bytes |
@@ -37,19 +38,20 @@ pub use super::field::CodecError;
 
 use super::cbor::{Reader, Writer};
 use super::entry::{
-    Admit, Alert, Apply, ApplyStep, Body, BudgetOpening, Content, Deny, Entry, Erasable, Kind, MAX_ENTRY_BYTES,
-    Network, Opening, Person, Settle,
+    Admit, Alert, AlertStage, Apply, ApplyStep, Body, BudgetOpening, Content, Delivery, DeliveryStep, Deny, Entry,
+    Erasable, Kind, MAX_ENTRY_BYTES, Network, Opening, Person, Settle,
 };
 use super::field::{Field, named, record};
+use super::outbox::{AlertId, Route};
 use crate::domain::budget::{
     Allocation, AllocationKind, Budget, Enforcement, Limit, Metric, MidstreamExceed, PeriodKind, Reservation, Rollover,
 };
 use crate::domain::call::{BudgetHold, CostLine};
 use crate::domain::catalogue::{
-    Change, Key, KeyStatus, Notify, OnClientAbort, Organisation, Owner, OwnerKind, PriceOverride, Provider, Service,
-    Successor,
+    Change, Key, KeyStatus, OnClientAbort, Organisation, Owner, OwnerKind, PriceOverride, Provider, Service, Successor,
 };
 use crate::domain::identity::{Assurance, Attribution, Charge, Environment, ServiceKind};
+use crate::domain::notify::{ChannelKind, Notify, Quiet, Transport};
 use crate::domain::pause::{Pause, PauseKind};
 use crate::domain::policy::{Downgrade, Mode, Per, Policy, RuleResult, RuleSeen, Unpriced};
 use crate::domain::trust::{Issuer, KeySource, Profile, TrustRule};
@@ -111,7 +113,22 @@ record!(Deny as "a DENY" {
     9 = stream, 10 = model, 11 = http_status, 12 = tools_offered, 13 = hold, 14 = available, 15 = catalogue_revision,
     16 = retry_of, 17 = count, 18 = rules,
 });
-record!(Alert as "an ALERT" { 0 = budget, 1 = period, 2 = kind, 3 = threshold });
+record!(Alert as "an ALERT" {
+    0 = budget, 1 = period, 2 = kind, 3 = threshold, 4 = stage, 5 = used, 6 = limit, 7 = foreseen, 8 = subject, 9 = due,
+    10 = routes, 11 = unrouted,
+});
+named!(AlertStage {
+    Pending = "pending", Cleared = "cleared", Easing = "easing", Standing = "standing", Resolved = "resolved",
+});
+record!(Delivery as "a DELIVERY" {
+    0 = step, 1 = route, 2 = alerts, 3 = message, 4 = attempt, 5 = next_at, 6 = to, 7 = detail, 8 = actor,
+});
+named!(DeliveryStep {
+    Sending = "sending", Delivered = "delivered", Failed = "failed", Dead = "dead", Held = "held", Moved = "moved",
+    Undeliverable = "undeliverable", Test = "test", Again = "again", Acknowledged = "acknowledged", Resolved = "resolved",
+});
+record!(Route as "a route" { 0 = channel, 1 = owner });
+record!(AlertId as "the id of an alert" { 0 = at, 1 = seq });
 record!(Opening as "an opening" { 0 = period, 1 = posted });
 record!(BudgetOpening as "a budget's opening" { 0 = budget, 1 = period, 2 = posted });
 record!(Network as "network" { 0 = peer, 1 = user_agent, 2 = trace_id, 3 = parent_id });
@@ -150,14 +167,80 @@ record!(Issuer as "an issuer" {
 });
 record!(TrustRule as "a trust rule" { 0 = id, 1 = claims, 2 = service, 3 = agent, 4 = environment });
 record!(KeySource as "a source of keys" { 0 = url, 1 = file, 2 = inline, 3 = ca, 4 = internal });
-record!(Notify as "a notify" { 0 = id, 1 = webhook });
 record!(Pause as "a pause" { 0 = kind, 1 = subject, 2 = until, 3 = cut, 4 = seq });
+record!(Channel as "a notify" {
+    0 = id, 1 = webhook, 2 = kind, 3 = host, 4 = transport, 5 = internal, 6 = default, 7 = quiet, 8 = refusals_wait,
+    9 = group_s,
+});
+named!(ChannelKind {
+    Webhook = "webhook", Slack = "slack", Teams = "teams", Mattermost = "mattermost", Email = "email", Syslog = "syslog",
+});
+named!(Transport { Tls = "tls", StartTls = "starttls", Plain = "plain", Udp = "udp" });
+record!(Quiet as "quiet hours" { 0 = from, 1 = to, 2 = zone });
 record!(Limit as "a limit" { 0 = metric, 1 = amount });
 record!(Budget as "a budget" {
     0 = id, 1 = matches, 2 = limit, 3 = period, 4 = anchor, 5 = time_zone, 6 = fiscal_year_start_month,
     7 = enforcement, 8 = alert_at_percent, 9 = notify, 10 = parent, 11 = reservation, 12 = on_midstream_exceed,
     13 = rollover, 14 = grace_pct, 15 = forecast_alert,
 });
+
+/// A channel as it stands in an entry: earlier versions wrote an id and the URL of a webhook, which is all of theirs.
+struct Channel {
+    id: String,
+    webhook: Option<String>,
+    kind: Option<ChannelKind>,
+    host: Option<String>,
+    transport: Option<Transport>,
+    internal: bool,
+    default: bool,
+    quiet: Option<Quiet>,
+    refusals_wait: bool,
+    group_s: Option<u16>,
+}
+
+impl From<&Notify> for Channel {
+    fn from(n: &Notify) -> Channel {
+        let new = n.webhook.is_none();
+        Channel {
+            id: n.id.clone(),
+            webhook: n.webhook.clone(),
+            kind: new.then_some(n.kind),
+            host: new.then(|| n.host.clone()),
+            transport: new.then_some(n.transport),
+            internal: n.internal,
+            default: n.default,
+            quiet: n.quiet.clone(),
+            refusals_wait: !n.refusals_wake,
+            group_s: new.then_some(n.group_s),
+        }
+    }
+}
+
+impl Field for Notify {
+    fn put(&self, w: &mut Writer) {
+        Channel::from(self).put(w)
+    }
+    fn get(r: &mut Reader) -> Result<Notify, CodecError> {
+        let c = Channel::get(r)?;
+        let lacks = |field| CodecError::Missing { record: "a notify", field };
+        let plain = match c.webhook {
+            Some(webhook) => Notify::legacy(c.id, webhook),
+            None => Notify {
+                kind: c.kind.ok_or(lacks("kind"))?,
+                host: c.host.ok_or(lacks("host"))?,
+                transport: c.transport.ok_or(lacks("transport"))?,
+                group_s: c.group_s.ok_or(lacks("group_s"))?,
+                webhook: None,
+                ..Notify::legacy(c.id, String::new())
+            },
+        };
+        let (internal, default, quiet) = (c.internal, c.default, c.quiet);
+        Ok(Notify { internal, default, quiet, refusals_wake: !c.refusals_wait, ..plain })
+    }
+    fn show(&self) -> Value {
+        Channel::from(self).show()
+    }
+}
 
 // The shapes of group 0 that are no structure of their own elsewhere.
 struct Declared {
@@ -371,6 +454,7 @@ pub fn kind_of(body: &Body) -> u64 {
         Body::Interrupted { .. } | Body::CutOff { .. } => Kind::Interrupted,
         Body::Overrun { .. } => Kind::Overrun,
         Body::Alert(_) => Kind::Alert,
+        Body::Delivery(_) => Kind::Delivery,
         Body::Gap { .. } => Kind::Gap,
         Body::Key { .. } => Kind::Key,
         Body::Snapshot { .. } => Kind::Snapshot,
@@ -386,6 +470,7 @@ fn with_record<T>(body: &Body, use_record: impl FnOnce(&dyn Record) -> T) -> Opt
         Body::Settle(b) => use_record(&**b),
         Body::Deny(b) => use_record(&**b),
         Body::Alert(b) => use_record(b),
+        Body::Delivery(b) => use_record(&**b),
         Body::Catalogue { actor, change } | Body::Price { actor, change } => use_record(&declared(actor, change)),
         Body::Budget { actor, id, budget, opening } => {
             let (actor, id, budget) = (actor.clone(), id.clone(), budget.clone());
@@ -476,6 +561,7 @@ pub fn decode_body(kind: u64, bytes: &[u8]) -> Result<Body, CodecError> {
         Some(Kind::Settle) => Body::Settle(read(bytes)?),
         Some(Kind::Deny) => Body::Deny(read(bytes)?),
         Some(Kind::Alert) => Body::Alert(read(bytes)?),
+        Some(Kind::Delivery) => Body::Delivery(read(bytes)?),
         Some(k @ (Kind::Catalogue | Kind::Price)) => {
             let declared: Declared = read(bytes)?;
             if declared.noun == APPLY {

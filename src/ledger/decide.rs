@@ -7,6 +7,7 @@ use super::admit::{self, MOST_BUDGETS};
 use super::declare;
 use super::entry::{Alert, Body, Erasable, NewEntry, Person, Settle};
 use super::index::Covered;
+use super::raise;
 use super::request::{Reply, Request};
 use super::state::{Open, OpenHold, State, posted_by, staged_account};
 use crate::budget::crossed;
@@ -71,6 +72,8 @@ pub fn decide(state: &State, at: Micros, request: &Request) -> Decision {
             let body = Body::Gap { reason: reason.clone(), count: *count, quotes: quotes.clone() };
             record(state, body, Erasable::default())
         }
+        Request::Evaluate(evaluation) => raise::evaluate(state, at, evaluation),
+        Request::Deliver { delivery, reason } => raise::deliver(state, delivery, reason.as_deref()),
         Request::Key { purpose, vkey, actor, reason } => {
             let body = Body::Key { purpose: purpose.clone(), vkey: vkey.clone(), actor: actor.clone() };
             record(state, body, because(reason.as_deref()))
@@ -110,7 +113,7 @@ pub(super) fn thresholds(
 ) {
     let reached = budget.alert_at_percent.iter().copied().filter(|p| crossed(used, limit, *p));
     for percent in reached {
-        alert(state, &budget.id, period, "actual", Some(percent), reference, entries);
+        raise_once(state, &budget.id, period, ("actual", Some(percent)), Some((used, limit)), reference, entries);
     }
 }
 
@@ -124,13 +127,41 @@ pub(super) fn alert(
     reference: Option<u64>,
     entries: &mut Vec<NewEntry>,
 ) {
+    raise_once(state, budget, period, (kind, threshold), None, reference, entries);
+}
+
+/// The same with what is used and what the limit is at that moment; absent: as the state stands.
+fn raise_once(
+    state: &State,
+    budget: &str,
+    period: &str,
+    (kind, threshold): (&str, Option<u16>),
+    standing: Option<(i128, i128)>,
+    reference: Option<u64>,
+    entries: &mut Vec<NewEntry>,
+) {
     let same = |a: &Alert| a.budget == budget && a.period == period && a.kind == kind && a.threshold == threshold;
     let in_block = entries.iter().any(|e| matches!(&e.body, Body::Alert(a) if same(a)));
     if in_block || state.accounts().has_fired(budget, period, kind, threshold) {
         return;
     }
-    let alert = Alert { budget: budget.to_owned(), period: period.to_owned(), kind: kind.to_owned(), threshold };
-    entries.push(entry(Body::Alert(alert), reference));
+    let declared = state.catalogue().budgets.get(budget);
+    // Asked as of the last entry: a raise that ended since is not worth a clock here.
+    let stands = || state.standing(budget, state.last_ts()).filter(|s| s.window.id == period);
+    let standing = standing.or_else(|| stands().map(|s| (s.used(), s.allowance.total())));
+    let (used, limit) = standing.map_or((None, declared.map(|b| b.limit.amount)), |(u, l)| (Some(u), Some(l)));
+    let alert = Alert {
+        budget: budget.to_owned(),
+        period: period.to_owned(),
+        kind: kind.to_owned(),
+        threshold,
+        used: Some(used.unwrap_or(0)),
+        limit,
+        ..Alert::default()
+    };
+    let routes = declared.map(|b| raise::routes_of(state.catalogue(), b)).unwrap_or_default();
+    let body = raise::routed(state, alert, routes, raise::asked_for(entries));
+    entries.push(entry(body, reference));
 }
 
 /// What a budget refuses with: every threshold below, then `denied`, each once in its period.

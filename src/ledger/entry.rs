@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::outbox::{AlertId, Route};
 use crate::domain::call::BudgetHold;
 use crate::domain::policy::RuleSeen;
 use crate::domain::{
@@ -134,6 +137,8 @@ pub enum Body {
         budgets: Vec<String>,
     },
     Alert(Alert),
+    /// What became of alerts: see [`Delivery`]. `ref` is the first of them.
+    Delivery(Box<Delivery>),
     /// Something that could not be recorded as it happened: calls refused while the journal was down, a clock that
     /// jumped, a new epoch.
     Gap {
@@ -259,15 +264,109 @@ pub struct Deny {
     pub rules: Vec<RuleSeen>,
 }
 
-/// A threshold crossed or a refusal by a budget.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A threshold crossed, a refusal by a budget, a forecast, a silence, a key that ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Alert {
+    /// Empty where it is about no budget.
     pub budget: String,
     pub period: String,
-    /// `actual`, `denied`, `overrun`.
+    /// `actual`, `denied`, `overrun`, `forecast`, `no_data`, `key_expiry`.
     pub kind: String,
-    /// Percent of the limit, for `actual`.
+    /// Percent of the limit, for `actual`; days, for `key_expiry`.
     pub threshold: Option<u16>,
+    /// A step of what is watched before or after it alerts: nobody is told. Absent = raised.
+    pub stage: Option<AlertStage>,
+    /// Settled and held when it was raised, the limit then, and what the period was heading for, in units of the budget's
+    /// metric. Earlier versions did not say.
+    pub used: Option<i128>,
+    pub limit: Option<i128>,
+    pub foreseen: Option<i128>,
+    /// The key, for `key_expiry`.
+    pub subject: Option<String>,
+    /// When it ends.
+    pub due: Option<Micros>,
+    /// Where it goes.
+    pub routes: Vec<Route>,
+    /// There was nowhere to go: it is shown, and nobody was told. Earlier versions had neither routes nor this.
+    pub unrouted: bool,
+}
+
+/// What happens to a forecast (and, `resolved`, to a silence) beside the alert itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum AlertStage {
+    /// At or over the limit for the first time: the next hour decides.
+    Pending,
+    /// The next hour did not agree.
+    Cleared,
+    /// Under 95 % of the limit again.
+    Easing,
+    /// No longer under 95 %: the alert stands.
+    Standing,
+    /// Over: it may be raised again.
+    Resolved,
+}
+
+/// What became of alerts on their way to one place, or of an alert by a person's hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub step: DeliveryStep,
+    /// Empty where a person did something to the alert itself.
+    pub route: Route,
+    /// None for a test.
+    pub alerts: Vec<AlertId>,
+    /// By which the receiver knows the message again.
+    pub message: Option<String>,
+    /// Which attempt this was, from 1.
+    pub attempt: u16,
+    pub next_at: Option<Micros>,
+    /// Where it goes instead.
+    pub to: Option<Route>,
+    /// How it went, without addresses and secrets.
+    pub detail: Option<String>,
+    /// Who asked for it.
+    pub actor: Option<Actor>,
+}
+
+impl Delivery {
+    /// A step and nothing else yet.
+    pub fn of(step: DeliveryStep) -> Delivery {
+        Delivery {
+            step,
+            route: Route::default(),
+            alerts: Vec::new(),
+            message: None,
+            attempt: 0,
+            next_at: None,
+            to: None,
+            detail: None,
+            actor: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeliveryStep {
+    /// A message was put together of these alerts: it stays the same at every attempt.
+    Sending,
+    Delivered,
+    /// Tried again at `next_at`.
+    Failed,
+    /// Given up; a person may have it tried again.
+    Dead,
+    /// Quiet hours: told together with others at `next_at`.
+    Held,
+    /// Its place cannot take it: it goes to another.
+    Moved,
+    /// There is no place that could take it.
+    Undeliverable,
+    /// A test message: nothing waits for it.
+    Test,
+    /// What was given up is tried again.
+    Again,
+    /// Somebody has seen it.
+    Acknowledged,
+    /// Somebody says that it is over.
+    Resolved,
 }
 
 /// A step of a staged `apply`.

@@ -93,6 +93,14 @@ pub enum Request {
         count: u64,
         quotes: Option<String>,
     },
+    /// The hourly look at forecasts, silences and the ends of keys.
+    Evaluate(Box<Evaluation>),
+    /// What became of alerts, by a receiver or by a person. Answered as a settlement: `changed` is false where nothing of
+    /// it is on its way (any more).
+    Deliver {
+        delivery: Box<super::entry::Delivery>,
+        reason: Option<String>,
+    },
     /// A key of ours was made: see [`super::entry::Body::Key`].
     Key {
         purpose: String,
@@ -111,6 +119,29 @@ pub enum Allocate {
     Reset,
     /// The band of `grace_pct` is open until an instant.
     Grant { until: Micros },
+}
+
+/// What an hourly look has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evaluation {
+    pub outlooks: Vec<BudgetOutlook>,
+    /// Keys whose end may have to be announced.
+    pub keys: Vec<String>,
+}
+
+/// Where a budget is going, in units of its metric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetOutlook {
+    pub budget: String,
+    /// The period it is about: another one by the time of the decision, and it is passed over.
+    pub period: String,
+    /// Settled and held.
+    pub used: i128,
+    pub limit: i128,
+    /// Absent: there is no forecast, or nobody wants to be told.
+    pub foreseen: Option<i128>,
+    /// Nothing comes although it used to.
+    pub silent: bool,
 }
 
 /// A call that wants to go upstream.

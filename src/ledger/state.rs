@@ -12,6 +12,7 @@ use super::allot::{Allocated, Allotments};
 use super::declare::counts_anew;
 use super::entry::{Admit, Body, Entry, Erasable, Settle};
 use super::index::BudgetIndex;
+use super::outbox::{AlertId, Outbox};
 use super::staging::Staging;
 use super::words::{Remembered, Words};
 use crate::budget::amount::actual;
@@ -105,6 +106,7 @@ pub struct State {
     jobs: Map<String, Map<String, u64>>,
     allotments: Allotments,
     staging: Option<Staging>,
+    outbox: Outbox,
     #[serde(skip)]
     index: BudgetIndex,
 }
@@ -130,6 +132,7 @@ impl State {
             jobs: Map::new(),
             allotments: Allotments::default(),
             staging: None,
+            outbox: Outbox::default(),
             index: BudgetIndex::default(),
         }
     }
@@ -183,6 +186,16 @@ impl State {
     pub fn used(&self, budget: &str, at: Micros) -> Option<i128> {
         let window = self.index.window(budget, at)?;
         self.accounts.get(budget, &window.id).map(|position| position.used())
+    }
+
+    /// Alerts on their way, and what is watched.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// The name of a declared budget's period at an instant.
+    pub fn period_of(&self, budget: &str, at: Micros) -> Option<String> {
+        self.index.window(budget, at).map(|window| window.id.clone())
     }
 
     /// The open job with that id at the vendor.
@@ -267,7 +280,14 @@ impl State {
             Body::Staged(body) => self.stage(seq, ts, body)?,
             Body::Apply(apply) => self.apply_staged(seq, ts, apply)?,
             Body::Extend { holds, cost, tokens } => self.extend(seq, *reference, holds, *cost, *tokens)?,
-            Body::Alert(alert) => self.accounts.fired(alert, ts),
+            Body::Alert(alert) => {
+                // What may be raised again keeps its own account in the outbox.
+                if matches!(alert.kind.as_str(), "actual" | "denied" | "overrun") {
+                    self.accounts.fired(alert, ts);
+                }
+                self.outbox.raised(AlertId { at: ts, seq }, alert);
+            }
+            Body::Delivery(delivery) => self.outbox.delivery(ts, delivery),
             // Posted before the epoch began, in the state it began with.
             Body::CutOff { .. }
             | Body::Deny(_)
@@ -474,6 +494,7 @@ impl State {
             // A removed budget takes its holds with it, so that one declared later under its id starts clean.
             None => {
                 self.accounts.remove(id);
+                self.outbox.forget(id);
                 self.each_on(id, |open, _| open.holds.retain(|h| h.hold.budget != id));
             }
             // It counts something else now: what is open is held in the new unit, what was posted in the old is gone.

@@ -24,6 +24,7 @@ pub struct Outlook {
     pub budget: String,
     pub metric: Metric,
     pub period: Window,
+    /// With what was raised, carried over and reset.
     pub limit: i128,
     pub posted: i128,
     pub held: i128,
@@ -60,13 +61,11 @@ pub fn forecast(ledger: &Ledger, budget: &Budget, now: Micros) -> Result<Outlook
 pub fn forecasts(ledger: &Ledger, budgets: &[Arc<Budget>], now: Micros) -> Result<Vec<Outlook>, ReportError> {
     let mut readings = Readings::of(budgets, now);
     let as_of = readings.read(ledger, now)?;
-    let balances: HashMap<String, (String, i128, i128)> =
-        ledger.balances(now).into_iter().map(|b| (b.budget, (b.period, b.posted, b.held))).collect();
     let outlook = |reading: Reading| {
-        let budget = &reading.budget;
-        let balance = balances.get(&budget.id).filter(|(period, ..)| *period == reading.window.id);
-        let (posted, held) = balance.map_or((0, 0), |(_, posted, held)| (*posted, *held));
-        reading.outlook(now, posted, held, as_of)
+        let standing = ledger.standing(&reading.budget.id, now).filter(|s| s.window.id == reading.window.id);
+        let undeclared = (0, 0, reading.budget.limit.amount);
+        let amounts = standing.map_or(undeclared, |s| (s.posted, s.held, s.allowance.total()));
+        reading.outlook(now, amounts, as_of)
     };
     Ok(readings.all.into_iter().map(outlook).collect())
 }
@@ -192,12 +191,11 @@ impl Reading {
         }
     }
 
-    fn outlook(self, now: Micros, posted: i128, held: i128, as_of: AsOf) -> Outlook {
+    fn outlook(self, now: Micros, (posted, held, limit): (i128, i128, i128), as_of: AsOf) -> Outlook {
         let Reading { budget, window, zone, today, days, hours } = self;
         // From the first day with any use on; what was before it is not known to be nothing.
         let first = days.iter().rposition(|day| *day != 0).unwrap_or(0);
         let history = History { days: days[1..=first].iter().rev().copied().collect(), hours, today: days[0] };
-        let limit = budget.limit.amount;
         let left = limit.saturating_sub(posted).saturating_sub(held);
         let burn_rate = forecast::burn_rate(&history);
         let exhausted_at = burn_rate.and_then(|rate| forecast::exhausted_at(now, left, rate));

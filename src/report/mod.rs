@@ -4,6 +4,7 @@
 //! JSON and NDJSON (`export`). Every answer says as of which entry it is, and every sum is exact to the last 10⁻¹⁵ USD:
 //! the total of a range is the sum of its rows is the sum of its calls.
 
+mod alerts;
 mod ask;
 mod calls;
 mod csv;
@@ -24,6 +25,10 @@ pub use crate::rollup::{Measures, Step};
 pub use crate::store::AsOf;
 use crate::store::StoreError;
 
+pub use alerts::{
+    AlertFilter, AlertPage, AlertRow, AlertState, ChannelRow, KINDS, MOST_ALERTS, Place, Status, alert, alerts,
+    channels,
+};
 pub use ask::{Ask, Format, nearest};
 pub use calls::{MOST_CALLS, calls};
 pub use csv::{CsvStyle, guarded};

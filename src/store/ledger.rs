@@ -10,7 +10,8 @@ use aws_lc_rs::hmac;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::domain::{Call, CallId, Catalogue, Filter, Micros};
-use crate::ledger::entry::{Entry, Erasable};
+use crate::ledger::entry::{Body, Entry, Erasable};
+use crate::ledger::outbox::{AlertId, Outbox};
 use crate::ledger::request::{Reply, Request};
 use crate::ledger::{Allocated, Standing};
 
@@ -66,6 +67,16 @@ struct Inner {
     backup: Mutex<()>,
     /// Held while the folder is open; released by `close`.
     lock: Mutex<Option<std::fs::File>>,
+}
+
+/// An ALERT or a DELIVERY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub position: u64,
+    /// What the alert is called, where it is one.
+    pub id: AlertId,
+    pub at: Micros,
+    pub body: Body,
 }
 
 /// An entry and its place in a tree.
@@ -311,6 +322,19 @@ impl Ledger {
             Ok(AllocationOf { allocated, reason })
         };
         allocated.into_iter().map(with_reason).collect()
+    }
+
+    /// Alerts on their way, and what is watched, as decided: at most one commit ahead of the disk. A copy costs nothing.
+    pub fn outbox(&self) -> Outbox {
+        self.inner.shared.read(|state| state.outbox().clone())
+    }
+
+    /// What was told of alerts, newest first: ALERT and DELIVERY entries at positions before `before`, each with its
+    /// position, the id its alert has, and its time.
+    pub fn told(&self, before: Option<u64>, limit: usize) -> Result<Vec<Told>, StoreError> {
+        let told = self.inner.views.told(before, limit)?;
+        let id = |position, at| AlertId { at, seq: self.inner.history.spot(position).seq };
+        Ok(told.into_iter().map(|(position, at, body)| Told { position, id: id(position, at), at, body }).collect())
     }
 
     /// The call that a vendor's answer id belongs to: an open job, or any call the views know.

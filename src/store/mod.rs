@@ -50,7 +50,7 @@ pub use crate::ledger::{Allocated, Standing};
 
 pub use clock::Clock;
 pub use epoch::Begun;
-pub use ledger::{Ledger, Proven};
+pub use ledger::{Ledger, Proven, Told};
 pub use scrub::Scrubbed;
 pub use seal::new_secret;
 pub use shared::{Gauges, Watch};

@@ -26,6 +26,7 @@ mod tables;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod told;
 mod write;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -4,6 +4,7 @@
 //! and returns the struct. `layers` has what every answer passes: session, same-origin check, headers, error pages.
 
 mod accounts;
+mod alerts;
 mod assets;
 mod budgets;
 mod calls;
@@ -43,6 +44,7 @@ use axum::routing::{get, post};
 
 use crate::domain::Micros;
 use crate::gateway::InFlight;
+use crate::notify::Notifier;
 use crate::store::Ledger;
 
 pub use accounts::{OperatorId, setup_link, sign_in_link};
@@ -57,6 +59,8 @@ pub struct Web {
     pub gateway: String,
     /// The calls under way in the gateway beside.
     in_flight: InFlight,
+    /// Sends tests of channels.
+    notifier: Option<Notifier>,
     soft_lock: Arc<Mutex<soft_lock::SoftLock>>,
     /// Passwords are hashed two at a time: each takes 19 MiB and a good part of a core.
     hashing: Arc<tokio::sync::Semaphore>,
@@ -69,6 +73,7 @@ impl Web {
             https,
             gateway: gateway.into(),
             in_flight: InFlight::default(),
+            notifier: None,
             soft_lock: Arc::default(),
             hashing: Arc::new(tokio::sync::Semaphore::new(2)),
         }
@@ -78,6 +83,11 @@ impl Web {
     pub fn with_calls(mut self, in_flight: InFlight) -> Web {
         self.in_flight = in_flight;
         self
+    }
+
+    /// Sends tests of channels with it.
+    pub fn with_notifier(self, notifier: Notifier) -> Web {
+        Web { notifier: Some(notifier), ..self }
     }
 
     fn now(&self) -> Micros {
@@ -91,6 +101,11 @@ pub fn router(web: Web) -> Router {
         .route("/", get(overview::show))
         .route("/spend", get(spend::show))
         .route("/budgets", get(budgets::list))
+        .route("/alerts", get(alerts::list))
+        .route("/alerts/channels", get(alerts::channels))
+        .route("/alerts/channels/test", post(alerts::test))
+        .route("/alerts/{id}", get(alerts::show))
+        .route("/alerts/{id}/{act}", post(alerts::act))
         .route("/catalogue", get(govern::services))
         .route("/keys", get(govern::keys))
         .route("/providers", get(govern::providers))

@@ -7,10 +7,11 @@ use super::format::{self, When};
 use super::layers::Ctx;
 
 /// The pages of the top navigation: only what exists.
-const NAV: [(&str, &str); 6] = [
+const NAV: [(&str, &str); 7] = [
     ("/", "Overview"),
     ("/spend", "Spend"),
     ("/budgets", "Budgets"),
+    ("/alerts", "Alerts"),
     ("/calls", "Calls"),
     ("/catalogue", "Govern"),
     ("/help", "Help"),

@@ -1,5 +1,7 @@
 //! Pages through the front door: a real ledger in memory, requests in, HTML out.
 
+mod alerts;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -313,7 +315,7 @@ impl Site {
     }
 }
 
-const PAGES: [&str; 18] = [
+const PAGES: [&str; 21] = [
     "/",
     "/spend",
     "/spend?range=30d&by=owner,model&compare=prev&metric=calls&step=week&sort=-calls",
@@ -323,6 +325,9 @@ const PAGES: [&str; 18] = [
     "/calls/running",
     "/emergency",
     "/budgets",
+    "/alerts",
+    "/alerts?kind=forecast&state=firing",
+    "/alerts/channels",
     "/catalogue",
     "/policies",
     "/policies/new",
@@ -609,6 +614,8 @@ async fn an_empty_ledger_says_what_to_do_next() {
         ("/spend", "No metered usage"),
         ("/calls", "No calls in this range"),
         ("/budgets", "No budget is declared"),
+        ("/alerts", "Nothing was told yet"),
+        ("/alerts/channels", "No channel is declared"),
         ("/catalogue", "No service is declared"),
         ("/keys", "There is no key yet"),
         ("/providers", "No provider is declared"),

@@ -142,7 +142,7 @@ fn samples() -> Vec<(&'static str, Body)> {
         note: Some("contract".into()),
     };
     let prices = Change::Price { provider: "openai".into(), model: "own".into(), prices: vec![price] };
-    let notify = Notify { id: "finops".into(), webhook: "https://hooks.example/1".into() };
+    let notify = Notify::legacy("finops".into(), "https://hooks.example/1".into());
     let least = Admit { model: None, price_model: None, ..testing::admit(1, Money::ZERO).admit };
     vec![
         ("admit", Body::Admit(Box::new(full_admit()))),
@@ -187,6 +187,7 @@ fn samples() -> Vec<(&'static str, Body)> {
                 period: "2026-11@UTC".into(),
                 kind: "actual".into(),
                 threshold: Some(90),
+                ..Alert::default()
             }),
         ),
         ("snapshot", Body::Snapshot { month: "2026-11".into(), sha256: [9; 32], bytes: 70_000 }),
@@ -240,7 +241,58 @@ fn samples() -> Vec<(&'static str, Body)> {
             let period = Some("2026-11@UTC".into());
             allocate(Allocation { kind: AllocationKind::Reset, amount: 7, period, until: None })
         }),
+        ("alert, told", Body::Alert(told_alert())),
+        ("alert, easing", {
+            let stage = Some(AlertStage::Easing);
+            let (budget, period, kind) = ("month".into(), "2026-11@UTC".into(), "forecast".into());
+            Body::Alert(Alert { budget, period, kind, stage, ..Alert::default() })
+        }),
+        ("alert, nowhere to go", {
+            let (kind, subject, due) = ("key_expiry".into(), Some(testing::KEY.into()), Some(testing::NOON));
+            Body::Alert(Alert { kind, subject, due, threshold: Some(7), unrouted: true, ..Alert::default() })
+        }),
+        ("delivery", Body::Delivery(Box::new(delivery()))),
+        ("delivery, least", Body::Delivery(Box::new(Delivery::of(DeliveryStep::Acknowledged)))),
+        ("notify of all it can say", {
+            let quiet = Some(Quiet { from: 1_320, to: 420, zone: Some("Europe/Berlin".into()) });
+            let plain = Notify::legacy("mail".into(), String::new());
+            let (kind, host, transport) =
+                (ChannelKind::Email, "smtp.example:587".to_owned(), crate::domain::notify::Transport::StartTls);
+            let whole = Notify { kind, host, transport, quiet, default: true, internal: true, webhook: None, ..plain };
+            catalogue(Change::Notify("mail".into(), Some(Notify { refusals_wake: false, ..whole })))
+        }),
     ]
+}
+
+fn route(owner: Option<&str>) -> Route {
+    Route { channel: "mail".into(), owner: owner.map(str::to_owned) }
+}
+
+fn told_alert() -> Alert {
+    Alert {
+        budget: "month".into(),
+        period: "2026-11@UTC".into(),
+        kind: "forecast".into(),
+        used: Some(50),
+        limit: Some(100),
+        foreseen: Some(120),
+        routes: vec![route(Some("payments")), route(None)],
+        ..Alert::default()
+    }
+}
+
+fn delivery() -> Delivery {
+    Delivery {
+        route: route(Some("payments")),
+        alerts: vec![AlertId { at: testing::NOON, seq: 39 }],
+        message: Some("gr-1".into()),
+        attempt: 2,
+        next_at: Some(testing::NOON),
+        to: Some(route(None)),
+        detail: Some("answered 503".into()),
+        actor: Some("operator:ada".into()),
+        ..Delivery::of(DeliveryStep::Moved)
+    }
 }
 
 fn erasable() -> Erasable {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::{Accounts, Allotments, BudgetIndex, CallId, Map, Micros, Open, Staging, State, legacy};
+use super::{Accounts, Allotments, BudgetIndex, CallId, Map, Micros, Open, Outbox, Staging, State, legacy};
 use crate::ledger::declared;
 
 /// Version of the encoded state.
@@ -26,6 +26,7 @@ type Apart = (
     Map<String, Map<String, u64>>,
     Allotments,
     Option<Staging>,
+    Outbox,
 );
 
 /// Why bytes are not a state.
@@ -70,10 +71,10 @@ impl State {
 
     /// The state without its catalogue, which is large, changes rarely, and is kept beside it. Equal states give equal bytes.
     pub fn encode_apart(&self) -> Vec<u8> {
-        let State { next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging, .. } = self;
+        let State { next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging, outbox, .. } = self;
         let mut bytes = MAGIC.to_vec();
         bytes.extend(APART_VERSION.to_be_bytes());
-        let rest = (next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging);
+        let rest = (next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging, outbox);
         postcard::to_extend(&rest, bytes).expect(PLAIN)
     }
 
@@ -87,10 +88,11 @@ impl State {
         }
         let (rest, left): (Apart, &[u8]) = postcard::take_from_bytes(rest).map_err(damaged)?;
         end(left)?;
-        let (next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging) = rest;
+        let (next_seq, last_ts, open, accounts, by_call, jobs, allotments, staging, outbox) = rest;
         let catalogue = Arc::new(declared::decode(catalogue).map_err(damaged)?);
         let index = BudgetIndex::default();
-        let state = State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, allotments, staging, index };
+        let state =
+            State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, allotments, staging, outbox, index };
         Ok(state.restored())
     }
 

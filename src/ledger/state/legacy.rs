@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Accounts, BudgetIndex, CallId, Map, Micros, Open, Staging, State};
+use super::{Accounts, BudgetIndex, CallId, Map, Micros, Open, Outbox, Staging, State};
 use crate::domain::catalogue::{KeyStatus, OnClientAbort, OwnerKind};
 use crate::domain::{self, Component, Dimension, Enforcement, Environment, Limit, PeriodKind, ServiceKind};
 use crate::ledger::allot::Allotments;
@@ -138,7 +138,12 @@ now! {
         id, dialect, base_url, internal, models, price_as, idle_timeout_s, on_client_abort, position
     } and { region: None };
     PriceOverride { provider, model, component, usd, per, effective_from, note };
-    Notify { id, webhook };
+}
+
+impl From<Notify> for domain::Notify {
+    fn from(old: Notify) -> domain::Notify {
+        domain::Notify::legacy(old.id, old.webhook)
+    }
 }
 
 impl From<Policy> for domain::Policy {
@@ -319,5 +324,6 @@ fn state(
     let Rest { open, by_budget, by_call, jobs } = rest;
     let (catalogue, accounts, staging) = (Arc::new(catalogue), accounts(by_budget), staging.map(Into::into));
     let (allotments, index) = (Allotments::default(), BudgetIndex::default());
-    State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, allotments, staging, index }
+    let outbox = Outbox::default();
+    State { next_seq, last_ts, catalogue, open, accounts, by_call, jobs, allotments, staging, outbox, index }
 }

@@ -148,7 +148,7 @@ fn compare_rest(live: &Reader<'_>, fresh: &Reader<'_>) -> Result<Option<String>,
         Ok::<_, StoreError>(tables)
     };
     let (ours, theirs) = (digests(live)?, digests(fresh)?);
-    let names = ["names", "calls_by_response", "attempts", "dimensions"];
+    let names = ["names", "calls_by_response", "attempts", "told", "dimensions"];
     let differs = names.into_iter().find(|name| ours.get(name) != theirs.get(name));
     Ok(differs.map(|name| format!("table `{name}` is not what the journal says")))
 }

@@ -13,6 +13,7 @@ use crate::rollup::{Bucket, Measures, quarter_of};
 use crate::store::{StoreError, give_way};
 
 use super::tables::set_key;
+use super::told;
 
 /// What the rows so far are read from.
 pub trait Base {
@@ -62,6 +63,8 @@ pub struct Delta {
     /// The same for answers of attempts that another attempt replaced: the row has them no more.
     pub replaced: BTreeMap<(String, String), u64>,
     pub attempts: BTreeMap<u64, u64>,
+    /// ALERT and DELIVERY entries, as rows.
+    pub told: BTreeMap<u64, Vec<u8>>,
     /// By quarter and number of the combination. An empty bucket is one to be removed.
     pub buckets: BTreeMap<(u32, u32), Bucket>,
     /// Keys of the combinations not in the tables, in the order in which entries first used them.
@@ -108,6 +111,10 @@ impl Delta {
             }
             Body::Batch { vendor_id, .. } => {
                 self.change(base, entry.reference, |call| call.response_id = Some(vendor_id.clone()))
+            }
+            Body::Alert(_) | Body::Delivery(_) => {
+                self.told.insert(entry.seq, told::row(entry)?);
+                Ok(())
             }
             // Nothing else is about a call, or it adds nothing to one (OVERRUN).
             _ => Ok(()),

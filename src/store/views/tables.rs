@@ -28,7 +28,7 @@ use super::names;
 use super::sums::Sums;
 
 /// Format of the whole file; another one means that it is built anew.
-pub const FORMAT: u64 = 3;
+pub const FORMAT: u64 = 4;
 /// Entries of one stretch. Small in tests, so that theirs are sealed, too.
 pub const WIDTH: u64 = if cfg!(test) { 32 } else { 1_024 };
 /// First byte of every row.
@@ -57,6 +57,8 @@ pub const ATTEMPTS: TableDefinition<u64, u64> = TableDefinition::new("attempts.v
 pub const QUARTERS: TableDefinition<(u32, u16), &[u8]> = TableDefinition::new("quarters.v2");
 pub const SETS: TableDefinition<u32, &[u8]> = TableDefinition::new("dimensions.v1");
 pub const SET_IDS: TableDefinition<&[u8], u32> = TableDefinition::new("dimension_ids.v1");
+/// ALERT and DELIVERY entries: see [`super::told`].
+pub const TOLD: TableDefinition<u64, &[u8]> = TableDefinition::new("told.v1");
 
 /// See [`DIRECTORY`].
 pub type Times = (i64, i64, u64, u64);
@@ -80,7 +82,7 @@ pub fn encode(row: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     postcard::to_extend(row, vec![ENVELOPE]).map_err(damaged)
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
     match bytes.split_first() {
         Some((&ENVELOPE, row)) => postcard::from_bytes(row).map_err(damaged),
         _ => Err(damaged("a row of an unknown version")),
@@ -191,6 +193,7 @@ pub fn prepare(db: &Database) -> Result<Option<Reached>, StoreError> {
     tx.open_table(QUARTERS).map_err(failed)?;
     tx.open_table(SETS).map_err(failed)?;
     tx.open_table(SET_IDS).map_err(failed)?;
+    tx.open_table(TOLD).map_err(failed)?;
     tx.open_table(names::NEW).map_err(failed)?;
     tx.open_table(names::PAGES).map_err(failed)?;
     tx.open_table(names::RUNS).map_err(failed)?;
@@ -209,6 +212,7 @@ pub struct Reader<'c> {
     quarters: ReadOnlyTable<(u32, u16), &'static [u8]>,
     sets: ReadOnlyTable<u32, &'static [u8]>,
     set_ids: ReadOnlyTable<&'static [u8], u32>,
+    told: ReadOnlyTable<u64, &'static [u8]>,
     names: (ReadOnlyTable<(u64, u64), ()>, ReadOnlyTable<(u32, u64), &'static [u8]>, ReadOnlyTable<u32, u64>),
     cache: &'c SetCache,
     unpacked: RefCell<HashMap<u32, Arc<Sums>>>,
@@ -229,6 +233,7 @@ impl<'c> Reader<'c> {
             quarters: tx.open_table(QUARTERS).map_err(damaged)?,
             sets: tx.open_table(SETS).map_err(damaged)?,
             set_ids: tx.open_table(SET_IDS).map_err(damaged)?,
+            told: tx.open_table(TOLD).map_err(damaged)?,
             names: (
                 tx.open_table(names::NEW).map_err(damaged)?,
                 tx.open_table(names::PAGES).map_err(damaged)?,
@@ -238,6 +243,13 @@ impl<'c> Reader<'c> {
             unpacked: RefCell::default(),
             reached: Reached::read(&meta)?,
         })
+    }
+
+    /// What was told before a position, newest first.
+    pub fn told(&self, before: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let rows = self.told.range(..before).map_err(damaged)?.rev().take(limit);
+        let owned = rows.map(|row| row.map(|(key, value)| (key.value(), value.value().to_vec())).map_err(damaged));
+        owned.collect()
     }
 
     /// The call of an answer's id, the newest if there are several.
@@ -448,6 +460,10 @@ impl<'c> Reader<'c> {
         for row in self.attempts.iter().map_err(damaged)? {
             let (key, value) = row.map_err(damaged)?;
             visit("attempts", number(key.value()), number(value.value()));
+        }
+        for row in self.told.iter().map_err(damaged)? {
+            let (key, value) = row.map_err(damaged)?;
+            visit("told", number(key.value()), value.value().to_vec());
         }
         for row in self.sets.iter().map_err(damaged)? {
             let (key, value) = row.map_err(damaged)?;

@@ -17,8 +17,8 @@ use super::chunk;
 use super::fold::Delta;
 use super::names;
 use super::tables::{
-    ATTEMPTS, CALLS, CHUNKS, DIRECTORY, IDS, META, QUARTERS, REPLACED, Reached, Reader, SET_IDS, SETS, Times, WIDTH,
-    damaged, encode, entries_of, failed, id_time, is_stray, response_key, stretch_of,
+    ATTEMPTS, CALLS, CHUNKS, DIRECTORY, IDS, META, QUARTERS, REPLACED, Reached, Reader, SET_IDS, SETS, TOLD, Times,
+    WIDTH, damaged, encode, entries_of, failed, id_time, is_stray, response_key, stretch_of,
 };
 
 /// A stretch that is so many entries behind is sealed even if some of its calls still run.
@@ -38,6 +38,7 @@ pub struct Batch {
     names: Vec<(u64, u64)>,
     replaced: Vec<(Vec<u8>, u64)>,
     attempts: BTreeMap<u64, u64>,
+    told: BTreeMap<u64, Vec<u8>>,
     pub quarters: Vec<Quarter>,
     first_new_set: u32,
     new_sets: Vec<Arc<[u8]>>,
@@ -68,6 +69,7 @@ pub fn prepare(reader: &Reader<'_>, delta: Delta) -> Result<Option<Batch>, Store
         names,
         replaced: delta.replaced.iter().map(|((p, r), seq)| (response_key(p, r), *seq)).collect(),
         attempts: delta.attempts,
+        told: delta.told,
         quarters: Vec::new(),
         first_new_set: delta.first_new_set,
         new_sets: delta.new_sets,
@@ -226,6 +228,10 @@ impl Batch {
         let mut attempts = tx.open_table(ATTEMPTS).map_err(failed)?;
         for (admit, seq) in &self.attempts {
             attempts.insert(admit, seq).map_err(failed)?;
+        }
+        let mut told = tx.open_table(TOLD).map_err(failed)?;
+        for (position, row) in &self.told {
+            told.insert(position, row.as_slice()).map_err(failed)?;
         }
         Ok(())
     }
