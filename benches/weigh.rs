@@ -146,6 +146,41 @@ fn state() -> State {
     state
 }
 
+/// One service whose calls so many hard budgets cover, among so many that cover others.
+fn state_of_budgets(covering: usize, others: usize) -> State {
+    let mut state = State::new();
+    let mut changes = vec![Change::Provider("openai".into(), Some(provider()))];
+    changes.push(Change::Service("svc".into(), Some(service("svc"))));
+    for n in 0..covering {
+        let (id, covers) = (format!("own-{n}"), BTreeMap::from([(Dimension::Service, "svc".to_owned())]));
+        changes.push(Change::Budget(id.clone(), Some(budget(&id, covers))));
+    }
+    for n in 0..others {
+        let (id, covers) = (format!("other-{n}"), BTreeMap::from([(Dimension::Service, format!("svc-{n}"))]));
+        changes.push(Change::Budget(id.clone(), Some(budget(&id, covers))));
+    }
+    let declare = Request::Declare { actor: "bench".into(), changes, openings: vec![], reason: None };
+    let (_, reply) = submit(&mut state, &declare);
+    assert!(matches!(reply, Reply::Declared { .. }), "{reply:?}");
+    state
+}
+
+/// What the budgets on a call cost it: those that cover it, and those that are only declared.
+fn authorise(c: &mut Criterion) {
+    let mut group = c.benchmark_group("authorise");
+    for (name, covering, others) in
+        [("1_budget", 1, 0), ("10_budgets", 10, 0), ("100_budgets", 100, 0), ("10_budgets_of_100000", 10, 100_000)]
+    {
+        let state = state_of_budgets(covering, others);
+        let request = admit(state.catalogue().revision);
+        group.bench_function(name, |b| {
+            b.iter_batched_ref(|| state.clone(), |state| submit(state, black_box(&request)), BatchSize::SmallInput)
+        });
+        group.bench_function(format!("{name}/decide"), |b| b.iter(|| decide(&state, AT, black_box(&request))));
+    }
+    group.finish();
+}
+
 fn budget(id: &str, matches: BTreeMap<Dimension, String>) -> Budget {
     Budget {
         matches,
@@ -274,5 +309,5 @@ fn quote(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decide_and_apply, entry_bytes, tap, quote);
+criterion_group!(benches, decide_and_apply, authorise, entry_bytes, tap, quote);
 criterion_main!(benches);

@@ -175,7 +175,9 @@ impl Calendar {
         if let Some(change) = changed(self.zone.following(instant).next()) {
             window.1 = window.1.min(change);
         }
-        let again = match self.zone.to_ambiguous_timestamp(offset.to_datetime(instant)).offset() {
+        // By where it starts: the clock may go back inside of it.
+        let start = Timestamp::from_second(window.0).unwrap_or(instant);
+        let again = match self.zone.to_ambiguous_timestamp(offset.to_datetime(start)).offset() {
             AmbiguousOffset::Fold { after, .. } if after == offset => short(offset),
             _ => String::new(),
         };

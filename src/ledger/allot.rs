@@ -25,7 +25,7 @@ pub struct Allotments {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Allotment {
-    /// Since when the budget counts what it counts; before that it handed nothing on.
+    /// Since when the budget counts what it counts and hands on what it leaves: periods before that handed nothing on.
     since: Micros,
     /// A period in which the limit was changed, and the limit it began with.
     began_with: Option<(String, i128)>,
@@ -129,11 +129,17 @@ impl Allotments {
         if before.limit.metric != budget.limit.metric {
             self.by_budget.remove(&budget.id);
         }
-        let keeps = budget.rollover != Rollover::None || self.by_budget.contains_key(&budget.id);
-        if !keeps || (!anew && before.limit == budget.limit) {
+        let hands_on = budget.rollover != Rollover::None;
+        let begins = hands_on && before.rollover == Rollover::None;
+        let keeps = hands_on || self.by_budget.contains_key(&budget.id);
+        if !keeps || (!anew && !begins && before.limit == budget.limit) {
             return;
         }
         let own = self.own(&budget.id, Micros(i64::MIN));
+        if begins {
+            // The present period is the first that hands on.
+            own.since = at;
+        }
         if anew {
             (own.since, own.began_with) = (at, None);
             own.allocated.retain(|a| a.allocation.kind != AllocationKind::Reset);

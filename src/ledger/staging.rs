@@ -63,7 +63,8 @@ pub fn shadow(budget: &str) -> String {
 
 /// Whether what the budget hands from period to period has to be looked at when it changes.
 fn hands_on(before: &Budget, after: &Budget) -> bool {
-    before.limit != after.limit && (before.rollover, after.rollover) != (Rollover::None, Rollover::None)
+    let differs = (before.limit, before.rollover) != (after.limit, after.rollover);
+    differs && (before.rollover, after.rollover) != (Rollover::None, Rollover::None)
 }
 
 impl Staging {

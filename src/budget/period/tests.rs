@@ -110,6 +110,91 @@ fn what_is_no_zone_anchor_or_month_is_refused() {
     assert_eq!(zone("Europe/Atlantis").unwrap_err(), PeriodError::Zone("Europe/Atlantis".into()));
 }
 
+/// Zones whose clocks have done what clocks do: half hours, midnights that do not come, days left out, changes at a year's
+/// end, none at all.
+const AWKWARD: [&str; 16] = [
+    "UTC",
+    "Europe/Berlin",
+    "Europe/Dublin",
+    "America/New_York",
+    "America/St_Johns",
+    "America/Havana",
+    "America/Sao_Paulo",
+    "America/Asuncion",
+    "Africa/Casablanca",
+    "Africa/Cairo",
+    "Asia/Beirut",
+    "Asia/Gaza",
+    "Asia/Kathmandu",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Pacific/Chatham",
+];
+
+/// Walks from period to period: each begins where the one before ended, under an id of its own. How many there were.
+fn walk(calendar: &Calendar, from: Micros, to: Micros) -> usize {
+    let mut ids = std::collections::BTreeSet::new();
+    let mut window = calendar.window(from);
+    while let Some(end) = window.end.filter(|end| *end < to) {
+        assert!(window.start < window.end, "{window:?} has no length");
+        assert_eq!(calendar.window(Micros(end.0 - 1)), window, "the last microsecond");
+        let next = calendar.window(end);
+        assert_eq!(next.start, Some(end), "{window:?} and {next:?} do not join");
+        assert!(ids.insert(std::mem::replace(&mut window, next).id), "{window:?} has an id that was used");
+    }
+    ids.len()
+}
+
+#[test]
+fn ten_years_of_periods_have_no_gap_and_no_overlap() {
+    use PeriodKind::*;
+    let (from, to) = (at("2019-12-25T00:00:00Z"), at("2030-01-10T00:00:00Z"));
+    for zone in AWKWARD {
+        for (kind, anchor, about) in [
+            (Day, None, 3_660),
+            (Week, None, 523),
+            (Week, Some("2024-02-29"), 523),
+            (Month, None, 120),
+            (Month, Some("2024-01-31"), 120),
+            (Quarter, None, 40),
+            (Year, None, 10),
+            (Year, Some("2024-02-29"), 10),
+        ] {
+            let walked = walk(&calendar(kind, zone, anchor, 4), from, to);
+            assert!(walked.abs_diff(about) * 100 <= about * 10, "{walked} periods of {kind:?} in {zone}");
+        }
+    }
+    // Where clocks change by an hour in the middle of one.
+    assert!(walk(&calendar(Hour, "Pacific/Chatham", None, 1), from, to) > 87_000);
+}
+
+#[test]
+fn periods_join_wherever_on_earth_clocks_change() {
+    let (from, to) = (at("2019-12-25T00:00:00Z"), at("2030-01-10T00:00:00Z"));
+    let (mut changes, mut known) = (0, std::collections::BTreeSet::new());
+    for name in jiff::tz::db().available() {
+        let (name, zone) = (name.to_string(), zone(name.as_str()).unwrap());
+        let transitions = zone.following(from.timestamp()).take_while(|t| t.timestamp() < to.timestamp());
+        let transitions: Vec<_> = transitions.map(|t| (t.timestamp(), t.offset())).collect();
+        // Many zones keep the same time.
+        if !known.insert((zone.to_offset(from.timestamp()), transitions.clone())) {
+            continue;
+        }
+        walk(&calendar(PeriodKind::Month, &name, None, 1), from, to);
+        // In ten years as many as will do.
+        for (change, _) in transitions.into_iter().step_by(5) {
+            let change = Micros::from_timestamp(change);
+            let around = |hours: i64| (change.plus_seconds(-hours * 3_600), change.plus_seconds(hours * 3_600));
+            for (kind, hours) in [(PeriodKind::Minute, 1), (PeriodKind::Hour, 30), (PeriodKind::Day, 72)] {
+                let (from, to) = around(hours);
+                walk(&calendar(kind, &name, None, 1), from, to);
+            }
+            changes += 1;
+        }
+    }
+    assert!(changes > 100, "{changes} changes of clocks");
+}
+
 proptest! {
     #[test]
     fn every_instant_is_in_its_window_and_windows_join(

@@ -205,6 +205,32 @@ fn a_period_is_not_lost_when_a_call_of_an_older_one_is_counted_late() {
     assert!(!spend(&mut b, 5, "1"));
 }
 
+/// Ten years of days in zones that change their clocks: a refusal says when the budget resets, and then it does.
+#[test]
+fn refusals_reset_at_the_stated_instant() {
+    for zone in ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Havana", "Asia/Kathmandu"] {
+        let day = Budget { period: PeriodKind::Day, time_zone: zone.into(), ..hard("day", "1") };
+        let mut b = bench(vec![day]);
+        let mut call = 0;
+        let mut goes = |b: &mut Bench, at: i64| {
+            (b.at, call) = (crate::domain::Micros(at), call + 1);
+            let reply = b.admit(admit(call, usd("1")));
+            if matches!(reply, Reply::Admitted(_)) {
+                b.settle(call, settle(Some(usd("1")), 1));
+            }
+            b.entries.clear();
+            reply
+        };
+        let mut at = b.at.0;
+        for day in 0..3_653 {
+            assert!(matches!(goes(&mut b, at), Reply::Admitted(_)), "day {day} in {zone}");
+            let resets = refused(goes(&mut b, at + 1)).resets_at.unwrap();
+            refused(goes(&mut b, resets.0 - 1));
+            at = resets.0;
+        }
+    }
+}
+
 // Streams.
 
 fn expected(limit: &str) -> Budget {
