@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::filter::glob;
+use crate::domain::trust::CREDENTIAL_PREFIX;
 use crate::domain::{Budget, Dimension, Environment, Key, Provider, Service};
 
 use super::near::nearest;
@@ -150,6 +151,8 @@ impl<'a> Known<'a> {
                 let near = nearest(pattern, values.into_iter()).map(|near| format!("; did you mean `{near}`?"));
                 Some(format!("no service has the {dimension} `{pattern}`{}", near.unwrap_or_default()))
             }
+            // A workload token stands on record by its issuer and rule, which say themselves whether they are declared.
+            Dimension::Credential if pattern.starts_with(CREDENTIAL_PREFIX) => None,
             Dimension::Credential => {
                 if any(&self.credentials) {
                     None

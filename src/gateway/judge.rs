@@ -138,9 +138,11 @@ impl Gateway {
         let covering = snapshot.funds.as_ref()?.covering(of);
         let percent = covering.into_iter().map(|covered| {
             let budget = &covered.budget;
-            let used = self.inner.ledger.used(&budget.id, at).unwrap_or(0);
-            let left = budget.limit.amount.saturating_sub(used).max(0).saturating_mul(100);
-            (left.checked_div(budget.limit.amount).unwrap_or(0).clamp(0, 100) as u8, &budget.id)
+            // Of the limit in force: raises and what the period before left count too.
+            let standing = self.inner.ledger.standing(&budget.id, at);
+            let (left, limit) = standing.map_or((0, 0), |s| (s.available(), s.allowance.total()));
+            let percent = left.max(0).saturating_mul(100).checked_div(limit).unwrap_or(0);
+            (percent.clamp(0, 100) as u8, &budget.id)
         });
         percent.min().map(|(left, id)| (id.clone(), left))
     }
