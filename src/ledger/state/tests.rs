@@ -65,6 +65,34 @@ fn a_state_that_is_not_whole_is_refused() {
     assert!(matches!(State::decode(&longer), Err(StateError::Damaged(_))));
 }
 
+/// States as version 1 of the encoding had them, one a line: of a service under one hard budget, and of one under two.
+/// Never written anew.
+const VERSION_1: &str = include_str!("../../../tests/fixtures/ledger/states-1.txt");
+
+#[test]
+fn states_of_older_versions_still_read() {
+    let bytes: Vec<Vec<u8>> =
+        VERSION_1.lines().map(|line| data_encoding::HEXLOWER.decode(line.as_bytes()).unwrap()).collect();
+    for (bytes, budgets) in bytes.iter().zip([1, 2]) {
+        let state = State::decode(bytes).unwrap();
+        let catalogue = state.catalogue();
+        assert_eq!((catalogue.budgets.len(), catalogue.services.len(), catalogue.keys.len()), (budgets, 1, 1));
+        assert!(catalogue.budgets.values().all(|b| b.rollover == crate::domain::Rollover::None && b.parent.is_none()));
+        assert_eq!(State::decode(&state.encode()).unwrap(), state, "and is kept in the form of now");
+        // Version 2 has what is staged behind it: here one removed budget, as the first entry of an apply.
+        let mut staged = bytes.clone();
+        staged[5] = 2;
+        staged.extend([7, 1]);
+        staged.extend([9; 32]);
+        staged.extend(*b"\x01\x06budget\x01b\x07\x01b\x00\x00\x00\x00");
+        assert_eq!(State::decode(&staged).unwrap().staged(), 1);
+        assert!(State::decode(&bytes[..bytes.len() - 1]).is_err());
+    }
+    let state = State::decode(&bytes[0]).unwrap();
+    let month = state.balance("perf-month", "2026-11@UTC").unwrap();
+    assert!(month.posted > 0 && month.open_holds as usize == state.open_calls());
+}
+
 #[test]
 fn a_catalogue_once_read_stays_as_it_was() {
     let mut bench = Bench::new(vec![]);
