@@ -104,6 +104,8 @@ struct Scrape {
     entries: u64,
     checkpoint: u64,
     scrub: Scrubbed,
+    /// Deliveries on their way, and given up.
+    alerts: (u64, u64),
     /// Every part of the store, and whether it is in trouble.
     troubles: Vec<(Part, bool)>,
     /// Settled and held, over the limit.
@@ -126,7 +128,9 @@ impl Scrape {
                 budgets.push((balance.budget, (balance.posted + balance.held) as f64 / limit as f64));
             }
         }
+        let outbox = api.ledger.outbox();
         Ok(Scrape {
+            alerts: (outbox.waiting().count() as u64, outbox.dead().count() as u64),
             sums,
             refusals,
             gauges: api.ledger.gauges(),
@@ -187,6 +191,8 @@ impl Scrape {
             ("weighbridge_checkpoint_entries", "Entries of the newest signed checkpoint", self.checkpoint),
             ("weighbridge_scrub_entries", "Stored entries that the scrub's present pass has read again", self.scrub.at),
             ("weighbridge_scrub_passes", "Passes of the scrub since the process began", self.scrub.passes),
+            ("weighbridge_alerts_waiting", "Deliveries of alerts on their way", self.alerts.0),
+            ("weighbridge_alerts_given_up", "Deliveries of alerts given up, to be tried again by hand", self.alerts.1),
             ("weighbridge_scrub_findings", "Stored bytes found not to fit their hashes", self.scrub.findings),
         ] {
             page.gauge(name, help, value)?;

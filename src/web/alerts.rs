@@ -375,8 +375,9 @@ struct Channel {
 
 struct Last {
     at: When,
-    label: String,
+    label: &'static str,
     tone: &'static str,
+    detail: String,
 }
 
 /// `GET /alerts/channels`.
@@ -397,14 +398,14 @@ fn channel(row: &ChannelRow, zone: &TimeZone, catalogue: &Catalogue) -> Channel 
     let n = &row.notify;
     let last = row.last.as_ref().map(|(at, d)| {
         let detail = d.detail.clone().unwrap_or_default();
-        let (label, tone) = match d.step {
-            DeliveryStep::Delivered => ("● delivered".to_owned(), "good"),
-            DeliveryStep::Test if detail == "delivered" => ("● test delivered".to_owned(), "good"),
-            DeliveryStep::Test => (format!("▲ test failed: {detail}"), "bad"),
-            DeliveryStep::Dead => (format!("▲ given up: {detail}"), "bad"),
-            _ => (format!("◆ failed: {detail}"), "warn"),
+        let (label, tone, detail) = match d.step {
+            DeliveryStep::Delivered => ("● delivered", "good", String::new()),
+            DeliveryStep::Test if detail == "delivered" => ("● test delivered", "good", String::new()),
+            DeliveryStep::Test => ("▲ test failed", "bad", detail),
+            DeliveryStep::Dead => ("▲ given up", "bad", detail),
+            _ => ("◆ failed", "warn", detail),
         };
-        Last { at: format::when(*at, zone), label, tone }
+        Last { at: format::when(*at, zone), label, tone, detail }
     });
     Channel {
         id: n.id.clone(),

@@ -405,12 +405,12 @@ async function firstStart(browser) {
       await fill(password);
       await page.waitForURL((u) => u.pathname === "/");
     });
-    for (const path of ["/", "/spend", "/calls", "/budgets", "/catalogue", "/keys", "/providers"]) {
+    for (const path of ["/", "/spend", "/calls", "/budgets", "/alerts/channels", "/catalogue", "/keys", "/providers"]) {
       await step(`first start: ${path} says why it is empty and what to do next`, async () => {
         await page.goto(path);
-        await shot(`empty-${path.slice(1) || "overview"}`);
+        await shot(`empty-${path.slice(1).replaceAll("/", "-") || "overview"}`);
         const snippet = await page.locator("main pre").first().innerText();
-        const wanted = { "/budgets": "[[budget]]", "/catalogue": "[[service]]", "/keys": "key create", "/providers": "[[provider]]" };
+        const wanted = { "/alerts/channels": "[[notify]]", "/budgets": "[[budget]]", "/catalogue": "[[service]]", "/keys": "key create", "/providers": "[[provider]]" };
         if (!snippet.includes(wanted[path] ?? said.gateway)) return snippet;
         const violations = await axeOn(page);
         if (violations.length) return violations.join("\n       ");
@@ -469,6 +469,9 @@ try {
     "receipt": receipt,
     "refusal": refusal,
     "budgets": "/budgets",
+    "alerts": "/alerts",
+    "alerts of nothing": "/alerts?budget=nothing-of-that-name",
+    "channels": "/alerts/channels",
     "services": "/catalogue",
     "keys": "/keys",
     "providers": "/providers",
