@@ -7,9 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use crate::domain::Micros;
-use crate::store::Scrubbed;
+use crate::store::{FORMATS, Scrubbed};
 
-use super::Api;
+use super::{Api, ApiError};
 
 /// State of the store.
 #[derive(Serialize, JsonSchema)]
@@ -24,21 +24,37 @@ pub struct HealthView {
     /// Entries that the derived file does not have yet.
     views_behind: u64,
     open_calls: u64,
-    /// What cannot be written at the moment: `journal` stops calls, the others are behind until they can.
+    /// What cannot be written at the moment: `journal` and `room` stop calls, the others are behind until they can.
     troubles: Vec<TroubleView>,
     catalogue_revision: u64,
     /// What reading the stored bytes again has found so far.
     scrub: ScrubView,
+    /// Bytes that may still be written to the file system of the data folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    free_bytes: Option<u64>,
+    /// Epoch and entries of the newest line of `head.log`; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_log: Option<NotedView>,
+    /// Formats of the files as this version writes them.
+    formats: std::collections::BTreeMap<&'static str, u64>,
     /// Entries of the newest signed checkpoint; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpoint_entries: Option<u64>,
+}
+
+/// What `head.log` says was there.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Noted")]
+struct NotedView {
+    epoch: u64,
+    entries: u64,
 }
 
 /// A part of the store in trouble.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Trouble")]
 struct TroubleView {
-    /// `journal`, `views`, `head_log`, `checkpoint`, `snapshot` or `next_month`.
+    /// `journal`, `views`, `head_log`, `checkpoint`, `snapshot`, `next_month`, `core` or `room`.
     part: &'static str,
     why: String,
 }
@@ -71,9 +87,13 @@ pub fn schema(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<HealthView>()
 }
 
-pub async fn show(State(api): State<Api>) -> Json<HealthView> {
+pub async fn show(State(api): State<Api>) -> Result<Json<HealthView>, ApiError> {
+    api.blocking(|api| Ok(Json(health(api)))).await
+}
+
+fn health(api: &Api) -> HealthView {
     let head = api.ledger.head();
-    Json(HealthView {
+    HealthView {
         status: if api.ledger.healthy() { "ok" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
         journal_entries: head.position(),
@@ -83,8 +103,11 @@ pub async fn show(State(api): State<Api>) -> Json<HealthView> {
         troubles: api.ledger.troubles().into_iter().map(|(part, why)| TroubleView { part: part.name(), why }).collect(),
         catalogue_revision: api.ledger.catalogue().revision,
         scrub: api.ledger.scrubbed().into(),
+        free_bytes: api.ledger.free_bytes(),
+        head_log: api.ledger.last_noted().map(|(epoch, entries)| NotedView { epoch, entries }),
+        formats: FORMATS.into(),
         checkpoint_entries: api.ledger.last_checkpoint().map(|signed| signed.size),
-    })
+    }
 }
 
 /// The process answers.

@@ -85,7 +85,12 @@ pub fn open_anew(server: &config::Server, reason: &str) -> Result<Ledger, StoreE
             tracing::warn!("the journal is what was promised: no new epoch was begun");
             Ok(ledger)
         }
-        Err(why @ (StoreError::Rollback { .. } | StoreError::Damaged { .. } | StoreError::Missing { .. })) => {
+        Err(
+            why @ (StoreError::Rollback { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Altered { .. }
+            | StoreError::Missing { .. }),
+        ) => {
             tracing::warn!(%why, "the journal cannot be gone on with");
             let begun = Ledger::begin_epoch(&server.data_dir, &SystemClock, reason)?;
             let (epoch, interrupted) = (begun.epoch, begun.interrupted);

@@ -21,6 +21,8 @@ use crate::store::clock::SystemClock;
 const UNSIGNED: u64 = 8_192;
 /// Entries that the views may be behind: what they take in about a second.
 const BEHIND: u64 = 20_000;
+/// Room on the disk below which somebody should look, and below which it is late, in bytes.
+const ROOM: (u64, u64) = (2 << 30, 256 << 20);
 /// How far the newest entry may be ahead of this clock, in microseconds: a minute.
 const AHEAD: i64 = 60_000_000;
 
@@ -97,7 +99,53 @@ async fn ask(client: &Client) -> Result<Vec<Finding>, Failure> {
     let health = client.json(Method::GET, "/health", None).await?;
     let head = client.json(Method::GET, "/ledger/checkpoint", None).await?;
     let now = SystemClock.now();
-    Ok(vec![writer(&health), clock(&head, now), checkpoint(&head), views(&health), scrub(&health)])
+    let mut found = vec![writer(&health), clock(&head, now), checkpoint(&head), views(&health), scrub(&health)];
+    found.extend([room(&health), head_log(&health), formats(&health)]);
+    found.extend(troubles(&health));
+    Ok(found)
+}
+
+fn room(health: &Value) -> Finding {
+    let Some(free) = health["free_bytes"].as_u64() else {
+        return finding("room", Grade::Ok, "kept in memory");
+    };
+    let said = format!("{} MiB are free on the disk of the data folder", free >> 20);
+    let way = "make room, or move the folder to a larger disk: on a full one no call is admitted";
+    match free {
+        free if free < ROOM.1 => finding("room", Grade::Bad, format!("only {said}: {way}")),
+        free if free < ROOM.0 => finding("room", Grade::Warn, format!("only {said}: {way}")),
+        _ => finding("room", Grade::Ok, said),
+    }
+}
+
+fn head_log(health: &Value) -> Finding {
+    let entries = health["journal_entries"].as_u64().unwrap_or(0);
+    match health["head_log"]["entries"].as_u64() {
+        Some(noted) => finding("head.log", Grade::Ok, format!("entries up to {noted} are noted beside the journal")),
+        None if entries == 0 => finding("head.log", Grade::Ok, "nothing to note yet"),
+        None => {
+            let said = "no line of it can be read: newer data put back by older would not be noticed; look at the log, \
+                        and keep checkpoints elsewhere (`weighbridge ledger checkpoint`)";
+            finding("head.log", Grade::Warn, said)
+        }
+    }
+}
+
+fn formats(health: &Value) -> Finding {
+    let of = |(file, format): (&String, &Value)| format!("{file} {format}");
+    let all: Vec<String> = health["formats"].as_object().into_iter().flatten().map(of).collect();
+    finding("formats", Grade::Ok, format!("{}, version {}", all.join(", "), health["version"].as_str().unwrap_or("?")))
+}
+
+/// What cannot be written at the moment, each by its name.
+fn troubles(health: &Value) -> Vec<Finding> {
+    let all = health["troubles"].as_array().into_iter().flatten();
+    all.map(|trouble| {
+        let (part, why) = (trouble["part"].as_str().unwrap_or("?"), trouble["why"].as_str().unwrap_or("see the log"));
+        let grade = if matches!(part, "journal" | "room" | "core") { Grade::Bad } else { Grade::Warn };
+        finding("trouble", grade, format!("{part}: {why}"))
+    })
+    .collect()
 }
 
 fn writer(health: &Value) -> Finding {
@@ -197,5 +245,24 @@ mod tests {
         let head = json!({ "at": "2026-11-24T11:00:30Z", "size": 9_000, "checkpoint": { "size": 8_999 } });
         let grades = [writer(&well), clock(&head, now), checkpoint(&head), views(&well), scrub(&well)].map(|f| f.grade);
         assert_eq!(grades, [Grade::Ok; 5]);
+    }
+
+    #[test]
+    fn room_side_file_formats_and_troubles_are_looked_at() {
+        let of = |free: u64, head_log: Value| {
+            json!({
+                "version": "1.2.3", "journal_entries": 10, "free_bytes": free, "head_log": head_log,
+                "formats": { "journal": 1, "views": 3 },
+                "troubles": [{ "part": "views", "why": "x" }, { "part": "room", "why": "no room" }],
+            })
+        };
+        let well = of(1 << 40, json!({ "epoch": 0, "entries": 10 }));
+        assert_eq!([room(&well), head_log(&well), formats(&well)].map(|f| f.grade), [Grade::Ok; 3]);
+        assert_eq!(formats(&well).said, "journal 1, views 3, version 1.2.3");
+        assert_eq!(troubles(&well).iter().map(|f| f.grade).collect::<Vec<_>>(), [Grade::Warn, Grade::Bad]);
+        assert_eq!(room(&of(1 << 30, Value::Null)).grade, Grade::Warn);
+        let sick = of(9 << 20, Value::Null);
+        assert_eq!([room(&sick), head_log(&sick)].map(|f| f.grade), [Grade::Bad, Grade::Warn]);
+        assert!(room(&sick).said.starts_with("only 9 MiB are free"));
     }
 }

@@ -205,6 +205,17 @@ fn unavailable(error: StoreError) -> Refused {
     }
 }
 
+/// What the journal must say first cannot be read now: rather no answer than a wrong one.
+pub(super) fn cannot_tell(error: StoreError) -> Refused {
+    tracing::error!(%error, "what a caller asked for could not be read");
+    let mut refusal = Refusal::new(Code::JournalUnavailable, "Weighbridge: this cannot be read from the journal now.");
+    if matches!(error, StoreError::BeingBuilt { .. }) {
+        refusal.message = format!("Weighbridge: {error}.");
+    }
+    refusal.retry_after_s = Some(10);
+    Refused::new(refusal)
+}
+
 /// No call goes unseen: a journal that cannot be written stops them all.
 pub(super) fn journal_unavailable() -> Refused {
     let message = "Weighbridge: the journal cannot be written, so no call is carried. The operators see why on the readiness page.";

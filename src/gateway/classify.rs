@@ -14,6 +14,7 @@ use http::{HeaderMap, Method, Uri};
 use crate::dialect::{Billing, CallFacts, Dialect, Metering, RequestHead};
 use crate::domain::{Attribution, Budget, Code, Component, Dimension, Money, Provider, Refusal};
 use crate::pricing::{PriceBook, PriceContext, UpperBound};
+use crate::store::KnownResponse;
 
 use super::Gateway;
 use super::attribute;
@@ -162,25 +163,28 @@ impl Gateway {
         snapshot: &Snapshot,
         dialect: &'static dyn Dialect,
         facts: &CallFacts,
-    ) -> Result<Arc<Provider>, Refusal> {
+    ) -> Result<Arc<Provider>, Refused> {
         if let Some(id) = facts.response_id.as_ref().or(facts.continues.as_ref()) {
-            let mut family = snapshot.providers.iter().filter(|p| route::speaks(p, dialect));
-            if let Some(known) = family.find(|p| self.inner.ledger.response(&p.id, id).is_some()) {
-                return Ok(known.clone());
+            for provider in snapshot.providers.iter().filter(|p| route::speaks(p, dialect)) {
+                if self.stored_answer(provider, id)?.is_some() {
+                    return Ok(provider.clone());
+                }
             }
         }
-        route::choose(&snapshot.providers, dialect, facts.model.as_deref()).cloned()
+        Ok(route::choose(&snapshot.providers, dialect, facts.model.as_deref()).cloned()?)
+    }
+
+    /// The call that made a stored answer. Where that cannot be told at the moment, nobody gets it.
+    fn stored_answer(&self, provider: &Provider, id: &str) -> Result<Option<KnownResponse>, Refused> {
+        self.inner.ledger.response(&provider.id, id).map_err(super::authorize::cannot_tell)
     }
 
     /// Refuses stored answers of other services: all share the provider's credential, so the provider would hand them
     /// over. Those we do not know pass: they were made elsewhere, or before us.
     fn refuse_foreign(&self, who: &Attribution, provider: &Provider, facts: &CallFacts) -> Result<(), Refused> {
         for id in facts.response_id.iter().chain(&facts.continues) {
-            let Some(known) = self.inner.ledger.response(&provider.id, id) else { continue };
-            let call = self.inner.ledger.call(known.call).map_err(|error| {
-                tracing::error!(%error, "the call of a stored answer could not be read");
-                super::authorize::journal_unavailable()
-            })?;
+            let Some(known) = self.stored_answer(provider, id)? else { continue };
+            let call = self.inner.ledger.call(known.call).map_err(super::authorize::cannot_tell)?;
             let owner = call.and_then(|c| c.who).map(|w| w.service);
             if owner.is_some_and(|owner| owner != who.service) {
                 let shown: String = id.chars().take(64).collect();

@@ -16,7 +16,7 @@ use super::judge::may_list;
 use super::refuse::{Refused, put};
 use super::route;
 use super::snapshot::Snapshot;
-use super::spent;
+use super::spent::{self, SpentError};
 use super::ticket::Ticket;
 
 impl Gateway {
@@ -58,10 +58,7 @@ impl Gateway {
         let shown: String = id.chars().take(40).collect();
         let missing = || Refused::with(Code::UnknownPath, format!("Weighbridge: this service has no call '{shown}'."));
         let id: CallId = id.parse().map_err(|_| missing())?;
-        let found = self.inner.ledger.call(id).map_err(|error| {
-            tracing::error!(%error, "a receipt could not be read");
-            super::authorize::journal_unavailable()
-        })?;
+        let found = self.inner.ledger.call(id).map_err(super::authorize::cannot_tell)?;
         let own =
             found.filter(|c| c.who.as_ref().is_some_and(|w| w.service == caller.service.id)).ok_or_else(missing)?;
         Ok(json_answer(StatusCode::OK, &serde_json::to_value(CallView::from(&own)).unwrap_or_default()))
@@ -72,9 +69,10 @@ impl Gateway {
         let now = self.now();
         let (ledger, zone) = (self.inner.ledger.clone(), snapshot.catalogue.organisation.time_zone.clone());
         let of = caller.who.clone();
-        let summed = tokio::task::spawn_blocking(move || spent::spent(&ledger, &of, &zone, now)).await;
-        let spent = match summed {
+        let sum = move || spent::spent(&ledger, &of, &zone, now, spent::PATIENCE);
+        let spent = match tokio::task::spawn_blocking(sum).await {
             Ok(Ok(spent)) => spent,
+            Ok(Err(SpentError::Store(error))) => return Err(super::authorize::cannot_tell(error)),
             failed => {
                 tracing::error!(error = ?failed.map(drop), "a caller's spend could not be added up");
                 return Err(super::authorize::journal_unavailable());

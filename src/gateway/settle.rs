@@ -14,7 +14,7 @@ use crate::domain::{Code, Component, CostBasis, Micros, Money, Outcome, Provider
 use crate::ledger::entry::{Erasable, Settle};
 use crate::ledger::request::{Reply, Request};
 use crate::pricing::{PriceContext, QuoteError};
-use crate::store::{KnownResponse, StoreError};
+use crate::store::StoreError;
 
 use super::observe::Crossing;
 
@@ -370,10 +370,7 @@ impl Crossing {
         let Some(id) = seen.response_id.as_deref().or(self.asked.facts.response_id.as_deref()) else { return Ok(()) };
         let ended = !matches!(seen.verdict, Verdict::Pending | Verdict::Truncated);
         let provider = &self.asked.provider;
-        let Some(KnownResponse { call, attempt, open: true }) = self.gateway.inner.ledger.response(&provider.id, id)
-        else {
-            return Ok(());
-        };
+        let Some((call, attempt)) = self.gateway.inner.ledger.open_job(&provider.id, id) else { return Ok(()) };
         let job = self.gateway.inner.ledger.call(call)?;
         let Some(job) = job.filter(|_| ended) else { return Ok(()) };
         let mut seen = seen.clone();

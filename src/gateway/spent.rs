@@ -1,9 +1,11 @@
 //! What a key and its service have spent today and this month: sums of the views, never behind.
 //!
 //! One pass over the month's quarters of an hour. Every civil midnight is the start of a quarter, so that the sums are
-//! exact. Days and months are the organisation's.
+//! exact. Days and months are the organisation's. While the views are far behind, because their file is built anew, an
+//! answer waits for them, and after a while there is none: a sum is never one of some time ago.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -53,8 +55,28 @@ impl Sum {
     }
 }
 
-/// Adds up. Reads a month of sums: not for the threads that carry streams.
-pub fn spent(ledger: &Ledger, who: &Attribution, zone: &str, now: Micros) -> Result<Both, SpentError> {
+/// How long an answer waits for views that are being built anew.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until the sums have every entry there is now.
+fn wait_for_sums(ledger: &Ledger, patience: Duration) -> Result<(), StoreError> {
+    let (views, of) = (ledger.views(), ledger.head().position());
+    if views.as_of()?.seq >= of || views.wait_for(of, patience) {
+        return Ok(());
+    }
+    Err(StoreError::BeingBuilt { done: views.applied(), of })
+}
+
+/// Adds up. Waits up to `patience` for views that are far behind, and reads a month of sums: not for the threads that
+/// carry streams.
+pub fn spent(
+    ledger: &Ledger,
+    who: &Attribution,
+    zone: &str,
+    now: Micros,
+    patience: Duration,
+) -> Result<Both, SpentError> {
+    wait_for_sums(ledger, patience)?;
     let calendar = Calendar::new(zone, Step::None)?;
     let day = calendar.date(now);
     let (today, month) = (calendar.midnight(day), calendar.midnight(day.first_of_month()));
@@ -82,4 +104,60 @@ pub fn spent(ledger: &Ledger, who: &Attribution, zone: &str, now: Micros) -> Res
         &mut no_calls,
     )?;
     Ok(Both { key, service, as_of })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::CallId;
+    use crate::ledger::decide::decide;
+    use crate::ledger::request::Request;
+    use crate::ledger::testing::{self, NOON};
+    use crate::store::clock::SetClock;
+    use crate::store::media::Memory;
+    use crate::store::{Durability, Options, Stepped};
+
+    #[test]
+    fn a_sum_is_never_one_of_some_time_ago_while_the_views_are_built_anew() {
+        let memory = Memory::new();
+        let open = || {
+            let options = Options { durability: Durability::Strict, clock: Arc::new(SetClock::new(NOON)) };
+            Stepped::open(&memory, options, decide).unwrap()
+        };
+        let mut machine = open();
+        let calls: u64 = 4_200;
+        for block in 0..calls / 100 {
+            let ids = || (block * 100..block * 100 + 100).map(|n| u128::from(n) + 1);
+            let admits = ids().map(|id| Request::Admit(Box::new(testing::admit(id, Money(7)))));
+            let settles = ids().map(|id| Request::Settle {
+                call: CallId(id),
+                attempt: 1,
+                settle: Box::new(testing::settle(Some(Money(5)), 1)),
+                erasable: Box::default(),
+            });
+            for reply in machine.submit(admits.chain(settles).collect()) {
+                reply.unwrap();
+            }
+            machine.feed().unwrap();
+        }
+        machine.close().unwrap();
+        // In memory the views begin with nothing.
+        let mut machine = open();
+        let size = machine.ledger().head().position();
+        let who = testing::who("svc");
+        let ask = |machine: &Stepped| spent(machine.ledger(), &who, "UTC", NOON, Duration::ZERO);
+        while machine.ledger().views().applied() < size / 4 {
+            let found = ask(&machine).map(|both| both.key.month.cost_usd);
+            let far = matches!(found, Err(SpentError::Store(StoreError::BeingBuilt { of, .. })) if of == size);
+            assert!(far, "{found:?} at {} of {size}", machine.ledger().views().applied());
+            machine.follow().unwrap();
+        }
+        while machine.ledger().views().applied() < size {
+            machine.follow().unwrap();
+        }
+        let both = ask(&machine).unwrap();
+        let whole = Sum { calls, cost_usd: Money(5 * i128::from(calls)), ..Sum::default() };
+        assert_eq!(both.key, Spent { today: whole.clone(), month: whole });
+        assert_eq!(both.service, both.key);
+    }
 }

@@ -1,4 +1,9 @@
 //! Pages of calls, newest first. A cursor is the sequence that the next page begins before.
+//!
+//! A page ends when it is full, or when it was looked for long enough: a filter that few calls pass gives short pages, even
+//! empty ones, with a cursor to look on.
+
+use std::time::Duration;
 
 use crate::domain::Filter;
 use crate::store::Ledger;
@@ -8,6 +13,9 @@ use super::{CallPage, ReportError};
 /// Most calls of one page.
 pub const MOST_CALLS: usize = 1_000;
 
+/// How long the calls of one page are looked for.
+const LONGEST: Duration = Duration::from_secs(2);
+
 /// One page. `cursor` is the `next_cursor` of the page before.
 pub fn calls(ledger: &Ledger, filter: &Filter, cursor: Option<&str>, limit: usize) -> Result<CallPage, ReportError> {
     let before = cursor.map(str::parse::<u64>).transpose().map_err(|_| {
@@ -15,9 +23,10 @@ pub fn calls(ledger: &Ledger, filter: &Filter, cursor: Option<&str>, limit: usiz
     })?;
     let limit = limit.clamp(1, MOST_CALLS);
     // One more than asked for tells whether there is a next page.
-    let (mut calls, as_of) = ledger.views().calls(filter, before, limit + 1)?;
+    let (mut calls, as_of, left) = ledger.views().calls_within(filter, before, limit + 1, LONGEST)?;
     let more = calls.len() > limit;
     calls.truncate(limit);
-    let next_cursor = calls.last().filter(|_| more).map(|call| call.seq.to_string());
+    let next = if more { calls.last().map(|call| call.seq) } else { left };
+    let next_cursor = next.map(|seq| seq.to_string());
     Ok(CallPage { calls, next_cursor, as_of })
 }

@@ -25,6 +25,10 @@ const STEP: u64 = 1 << 20;
 /// How long after it was given up it is not made again.
 const REST: Duration = Duration::from_secs(60);
 
+/// Room there must be again before it is over: so many times what was given up. Else calls would use up what was freed
+/// for those who make room.
+const ENOUGH: u64 = 4;
+
 /// The file, there or not.
 pub struct Ballast {
     folder: PathBuf,
@@ -46,14 +50,30 @@ impl Ballast {
         fs::metadata(self.path()).map_or(0, |file| file.len())
     }
 
-    /// Frees its room. Nothing happens where it is gone already.
-    pub fn give_up(&self) {
+    /// Frees its room and says how much that is. Nothing happens where it is gone already.
+    pub fn give_up(&self) -> u64 {
         let mut gone_at = unpoisoned(self.gone_at.lock());
         let bytes = self.size();
-        if fs::remove_file(self.path()).is_ok() {
-            tracing::error!(bytes, "the disk is full: the ballast was given up for room; free some, or all calls stop");
+        let freed = fs::remove_file(self.path()).is_ok();
+        if freed {
+            tracing::error!(
+                bytes,
+                "the disk is full: the ballast was given up for room; no call is admitted until some is free"
+            );
         }
         *gone_at = Some(Instant::now());
+        if freed { bytes } else { 0 }
+    }
+
+    /// Whether there is room again after so many bytes were given up.
+    pub fn may_come_back(&self, given_up: u64) -> bool {
+        self.free().is_ok_and(|free| free >= given_up.saturating_mul(ENOUGH))
+    }
+
+    /// Bytes that may still be written where it is.
+    pub fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.folder)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Makes it larger by a step, if it is not as large as the free room allows.
@@ -62,8 +82,8 @@ impl Ballast {
         if gone_at.is_some_and(|at| at.elapsed() < REST) {
             return Ok(());
         }
-        let (has, disk) = (self.size(), rustix::fs::statvfs(&self.folder)?);
-        let whole = wanted(disk.f_bavail.saturating_mul(disk.f_frsize), has);
+        let has = self.size();
+        let whole = wanted(self.free()?, has);
         if whole <= has {
             return Ok(());
         }

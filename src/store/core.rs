@@ -15,9 +15,11 @@ use zeroize::Zeroizing;
 use crate::domain::Micros;
 
 use super::StoreError;
-use super::media::Media;
+use super::journal::writing;
+use super::media::{COLD_CACHE, Media};
 use super::seal::{Envelope, KEKS, RootKey};
-use super::small::{SmallFile, Table};
+use super::small::{SmallFile, Table, close};
+use super::trouble::Troubles;
 
 /// Name of the file.
 pub const NAME: &str = "core.redb";
@@ -127,11 +129,27 @@ pub struct Core {
 }
 
 impl Core {
-    /// Copies the file, without who is signed in and without one-time links.
-    pub(super) fn copy(&self, to: &Media) -> Result<(), StoreError> {
+    /// Copies the file, without who is signed in and without one-time links. What it says was signed last is `signed`, a
+    /// row of its ledger table: the copy is not to promise what the journal beside it does not have.
+    pub(super) fn copy(&self, to: &Media, signed: (&str, Option<Vec<u8>>)) -> Result<(), StoreError> {
         let named = [OPERATORS, SECRETS, LEDGER].map(Table::Named);
         let tables = named.into_iter().chain([Table::Numbered(KEKS), Table::Hashed(TOKENS)]).collect::<Vec<_>>();
-        self.file.copy(to, &tables, &[Table::Hashed(SESSIONS), Table::Hashed(LINKS)])
+        self.file.copy(to, &tables, &[Table::Hashed(SESSIONS), Table::Hashed(LINKS)])?;
+        let copy = to.open(NAME, COLD_CACHE)?;
+        writing(NAME, &copy, |txn| {
+            let mut table = txn.open_table(LEDGER)?;
+            match &signed.1 {
+                Some(row) => table.insert(signed.0, row.as_slice()).map(drop)?,
+                None => table.remove(signed.0).map(drop)?,
+            }
+            Ok(())
+        })?;
+        close(NAME, copy)
+    }
+
+    /// From now on who is told where the file cannot be written.
+    pub(super) fn tell(&self, troubles: std::sync::Arc<Troubles>) {
+        self.file.tell(troubles);
     }
 
     pub(super) fn open(media: &Media, root: &RootKey) -> Result<Core, StoreError> {
@@ -341,7 +359,7 @@ impl Core {
 
     // Rows
 
-    fn write<T>(&self, f: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    fn write<T>(&self, f: impl Fn(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
         self.file.write(f)
     }
 

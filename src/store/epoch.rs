@@ -26,6 +26,7 @@ use super::StoreError;
 use super::block::{Builder, Prepared};
 use super::clock::Clock;
 use super::core::Core;
+use super::journal::log::Log;
 use super::journal::{Journal, Mode, Opening, Pending};
 use super::keeper::{self, HEAD_LOG, Noted};
 use super::keys::{DataKeys, Place};
@@ -72,6 +73,8 @@ pub fn begin(media: &Media, clock: &dyn Clock, reason: &str) -> Result<Begun, St
     let keys = Arc::new(DataKeys::open(media, &root)?);
     let core = Core::open(media, &root)?;
     let known = known(media, &core)?;
+    // What was in a log that is lost is what the new epoch goes on without.
+    Log::make(media)?;
     let newest = newest(media)?;
     let epoch = 1 + known.iter().map(|promise| promise.epoch).max().unwrap_or(0).max(newest);
     let old = save(media, &keys, newest, &known);

@@ -16,6 +16,7 @@ use crate::ledger::request::{Reply, Request};
 use crate::ledger::{Allocated, Standing};
 
 use super::backup::{self, BackupError, Manifest, Source};
+use super::ballast::Ballast;
 use super::core::{self, Core};
 use super::epoch::{self, Begun};
 use super::history::{History, Spot};
@@ -111,7 +112,13 @@ impl Ledger {
         let unwritable = |e: std::io::Error| StoreError::Unwritable(format!("`{}`: {e}", dir.display()));
         make_folder(dir).map_err(unwritable)?;
         let lock = lock_folder(dir)?;
-        Ledger::open_media(Media::Folder(dir.into()), options, Some(lock))
+        let open = || {
+            let lock = lock.try_clone().map_err(unwritable)?;
+            Ledger::open_media(Media::Folder(dir.into()), options.clone(), Some(lock))
+        };
+        let (ledger, given_up) = with_room(&Ballast::in_folder(dir), open)?;
+        ledger.inner.troubles.gave_up(given_up);
+        Ok(ledger)
     }
 
     /// A ledger that keeps nothing beyond the process: for tests and for trying out.
@@ -149,6 +156,7 @@ impl Ledger {
         let root = RootKey::load(&media)?;
         let keys = Arc::new(DataKeys::open(&media, &root)?);
         let core = Arc::new(Core::open(&media, &root)?);
+        core.tell(troubles.clone());
         let journal = Arc::new(Journal::open(media.clone(), Mode::Write)?);
         let reader = Arc::new(Reader { journal, keys: Some(keys) });
         // What was promised first: a journal that was replaced is not to be replayed at length.
@@ -272,6 +280,17 @@ impl Ledger {
         self.inner.troubles.grow_ballast();
     }
 
+    /// Bytes that may still be written to the data folder's file system; nothing in memory.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.inner.troubles.free_bytes()
+    }
+
+    /// Epoch and entries of the newest line of `head.log`, if there is one. Reads the file.
+    pub fn last_noted(&self) -> Option<(u64, u64)> {
+        let noted = keeper::read_head_log(self.inner.reader.journal.media()).ok()?;
+        noted.last().map(|noted| (noted.epoch, noted.size))
+    }
+
     /// Where journal and views stand.
     pub fn head(&self) -> Head {
         let head = self.inner.shared.head();
@@ -337,19 +356,18 @@ impl Ledger {
         Ok(told.into_iter().map(|(position, at, body)| Told { position, id: id(position, at), at, body }).collect())
     }
 
-    /// The call that a vendor's answer id belongs to: an open job, or any call the views know.
-    pub fn response(&self, provider: &str, response_id: &str) -> Option<KnownResponse> {
-        let job = self.inner.shared.read(|state| state.job(provider, response_id));
-        if let Some((call, attempt)) = job {
-            return Some(KnownResponse { call, attempt, open: true });
+    /// The call that a vendor's answer id belongs to: an open job, or any call the views know. Never behind: where it
+    /// cannot be told, because the views are being built anew, that is an error and not an unknown id.
+    pub fn response(&self, provider: &str, response_id: &str) -> Result<Option<KnownResponse>, StoreError> {
+        match self.open_job(provider, response_id) {
+            Some((call, attempt)) => Ok(Some(KnownResponse { call, attempt, open: true })),
+            None => self.inner.views.response(provider, response_id),
         }
-        match self.inner.views.response(provider, response_id) {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::warn!(%error, "looking up a response");
-                None
-            }
-        }
+    }
+
+    /// The call and the attempt of an open job, by its id at the vendor.
+    pub fn open_job(&self, provider: &str, vendor_id: &str) -> Option<(CallId, u8)> {
+        self.inner.shared.read(|state| state.job(provider, vendor_id))
     }
 
     /// Entries from a position on, at most `limit` (and at most 10,000), with their groups 1 to 4, numbered by position:
@@ -486,6 +504,11 @@ impl Ledger {
     }
 
     #[cfg(test)]
+    pub(super) fn troubles_kept(&self) -> &Arc<Troubles> {
+        &self.inner.troubles
+    }
+
+    #[cfg(test)]
     pub(super) fn scrub_told(&self) -> Vec<String> {
         self.inner.scrub.told()
     }
@@ -575,6 +598,17 @@ fn all_there(media: &Media) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Tries again with the ballast's room where a disk is too full to start; says how much was given up.
+fn with_room<T>(ballast: &Ballast, open: impl Fn() -> Result<T, StoreError>) -> Result<(T, u64), StoreError> {
+    match open() {
+        Err(error @ StoreError::Full(_)) => match ballast.give_up() {
+            0 => Err(error),
+            given_up => Ok((open()?, given_up)),
+        },
+        opened => Ok((opened?, 0)),
+    }
+}
+
 fn open_views(media: &Media, history: &Arc<History>, size: u64, threads: bool) -> Result<Views, StoreError> {
     let dir = match media {
         Media::Folder(dir) => Some(dir.as_path()),
@@ -604,5 +638,25 @@ pub fn lock_folder(dir: &Path) -> Result<std::fs::File, StoreError> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse(dir.display().to_string())),
         Err(std::fs::TryLockError::Error(e)) => Err(unwritable(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_too_full_to_start_gets_the_room_of_the_ballast_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = Ballast::in_folder(dir.path());
+        ballast.grow().unwrap();
+        let file = dir.path().join("ballast");
+        assert!(file.exists());
+        let full = || StoreError::Full("no space left".into());
+        let open = || if file.exists() { Err(full()) } else { Ok(()) };
+        assert!(matches!(with_room(&ballast, open), Ok(((), 1..))));
+        // There is no more to give.
+        assert!(matches!(with_room(&ballast, || Err::<(), _>(full())), Err(StoreError::Full(_))));
+        assert!(matches!(with_room(&ballast, || Ok(())), Ok(((), 0))));
     }
 }

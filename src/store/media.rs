@@ -19,18 +19,55 @@ use super::StoreError;
 
 pub use memory::{Backend, Event, Memory};
 
+/// What a finished redb file begins with.
+const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
 /// Cache of the journal file that is written, in bytes.
 pub const HOT_CACHE: usize = 32 << 20;
 /// Cache of any other file, in bytes.
 pub const COLD_CACHE: usize = 4 << 20;
 
+/// A redb handle. Dropping one writes, and panics where the file is damaged in a way redb does not know: that must not
+/// end the thread that lets go of it, nor, during a panic, the process.
+pub struct Handle<T>(Option<T>);
+
+impl<T> Handle<T> {
+    pub fn new(handle: T) -> Handle<T> {
+        Handle(Some(handle))
+    }
+
+    fn take(mut self) -> Option<T> {
+        self.0.take()
+    }
+}
+
+impl<T> std::ops::Deref for Handle<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("only taken by what consumes the handle")
+    }
+}
+
+impl<T> Drop for Handle<T> {
+    fn drop(&mut self) {
+        let Some(handle) = self.0.take() else { return };
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(handle))).is_err() {
+            tracing::error!("a damaged file could not be closed in order; the next start repairs it, or names it");
+        }
+    }
+}
+
 /// An open redb file, for reading and writing or for reading only.
 pub enum File {
-    Writable(Database),
-    ReadOnly(ReadOnlyDatabase),
+    Writable(Handle<Database>),
+    ReadOnly(Handle<ReadOnlyDatabase>),
 }
 
 impl File {
+    fn writable(db: Database) -> File {
+        File::Writable(Handle::new(db))
+    }
+
     /// A short read transaction.
     pub fn read(&self) -> Result<ReadTransaction, redb::TransactionError> {
         match self {
@@ -42,8 +79,8 @@ impl File {
     /// Closes the file, saying what went wrong.
     pub fn close(self) -> Result<(), redb::DatabaseError> {
         match self {
-            File::Writable(db) => db.close(),
-            File::ReadOnly(db) => db.close(),
+            File::Writable(db) => db.take().map_or(Ok(()), Database::close),
+            File::ReadOnly(db) => db.take().map_or(Ok(()), ReadOnlyDatabase::close),
         }
     }
 }
@@ -84,18 +121,20 @@ impl Media {
             }
             opened => opened,
         };
-        opened.map(File::Writable).map_err(|e| self.error(name, e))
+        opened.map(File::writable).map_err(|e| self.error(name, e))
     }
 
-    /// Puts a file out of the way whose making a crash cut short: redb writes its first bytes last. A month's file has
+    /// Puts a file out of the way whose making a crash cut short: redb writes its first bytes last, and of that write,
+    /// too, only a part may be there. A month's file has
     /// promised nothing before its first commit (one that had is missed, and named, when the start compares what was
     /// promised); any other is new only where there is no journal yet.
     fn put_aside_unmade(&self, name: &str) -> bool {
         let journal = |name: &String| name.starts_with("journal-");
         let may_be_new = journal(&name.into()) || self.names().is_ok_and(|names| !names.iter().any(journal));
-        let mut start = [1; 9];
+        let mut start = MAGIC;
         let read = self.open_raw_read_only(name).and_then(|file| file.map_or(Ok(()), |f| f.read_at(0, &mut start)));
-        if !may_be_new || read.is_err() || start != [0; 9] {
+        let written = start.iter().zip(MAGIC).take_while(|(byte, of)| **byte == *of).count();
+        if !may_be_new || read.is_err() || written == MAGIC.len() || start[written..] != [0; 9][written..] {
             return false;
         }
         tracing::warn!(file = name, "it was never finished: it is put aside, and made anew");
@@ -114,7 +153,7 @@ impl Media {
         let mut builder = Builder::new();
         builder.set_cache_size(COLD_CACHE);
         let made = catch(name, || builder.create(dir.join(name)))?;
-        made.map(File::Writable).map_err(|e| self.error(name, e))
+        made.map(File::writable).map_err(|e| self.error(name, e))
     }
 
     /// Opens a redb file for reading only; a file that a crash left behind is repaired first, if nobody has it open.
@@ -124,10 +163,10 @@ impl Media {
         let mut builder = Builder::new();
         builder.set_cache_size(COLD_CACHE).set_concurrency_mode(ConcurrencyMode::SingleWriter);
         match catch(name, || builder.open_read_only(&path))? {
-            Ok(db) => Ok(File::ReadOnly(db)),
+            Ok(db) => Ok(File::ReadOnly(Handle::new(db))),
             Err(DatabaseError::RepairAborted) => {
                 let opened = catch(name, || builder.open(&path))?;
-                opened.map(File::Writable).map_err(|e| self.error(name, e))
+                opened.map(File::writable).map_err(|e| self.error(name, e))
             }
             Err(e) => Err(self.error(name, e)),
         }
@@ -338,4 +377,47 @@ fn sync_folder(dir: &Path) -> io::Result<()> {
 pub fn catch<T>(file: &str, f: impl FnOnce() -> T) -> Result<T, StoreError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(f))
         .map_err(|_| StoreError::Damaged { file: file.into(), what: "a page cannot be read".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("the allocator's state is malformed");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_first_write_of_its_first_bytes_was_cut_short_is_made_anew() {
+        for written in 0..MAGIC.len() {
+            let memory = Memory::new();
+            let media = Media::Memory(memory.clone());
+            media.open("keys.redb", COLD_CACHE).unwrap().close().unwrap();
+            let begun: Vec<u8> = MAGIC.iter().enumerate().map(|(i, b)| if i < written { *b } else { 0 }).collect();
+            memory.overwrite("keys.redb", 0, &begun);
+            let opened = media.open("keys.redb", COLD_CACHE);
+            opened.unwrap_or_else(|e| panic!("{written} bytes of it: {e}")).close().unwrap();
+        }
+        // Something else is nobody's to put aside.
+        let memory = Memory::new();
+        let media = Media::Memory(memory.clone());
+        media.open("keys.redb", COLD_CACHE).unwrap().close().unwrap();
+        memory.overwrite("keys.redb", 0, b"redB");
+        assert!(media.open("keys.redb", COLD_CACHE).is_err());
+    }
+
+    #[test]
+    fn a_handle_that_cannot_be_closed_takes_nobody_with_it() {
+        drop(Handle::new(Bomb));
+        // Nor where it is let go of by a panic already.
+        let panicked = std::panic::catch_unwind(|| {
+            let _handle = Handle::new(Bomb);
+            panic!("a page cannot be read");
+        });
+        assert!(panicked.is_err());
+    }
 }

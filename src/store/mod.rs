@@ -59,6 +59,9 @@ pub use stepped::Stepped;
 pub use trouble::Part;
 pub use writer::Decide;
 
+/// What this version writes, by file.
+pub const FORMATS: [(&str, u64); 2] = [("journal", journal::FORMAT), ("views", views::FORMAT)];
+
 /// Lets other threads go first, now and then (`number`: of the step): what is done behind the calls comes in batches of
 /// many milliseconds, and on a machine with few cores a call would wait for the whole of one.
 fn give_way(number: u64) {
@@ -97,6 +100,11 @@ pub enum StoreError {
         "`{file}` is damaged: {what}; restore a backup, or run `weighbridge ledger verify --data` to see how far it is sound"
     )]
     Damaged { file: String, what: String },
+    /// The file opens, and what stands in it is not what was written.
+    #[error(
+        "`{file}` is damaged: {what}; restore a backup, or run `weighbridge ledger verify --data` to see how far it is sound"
+    )]
+    Altered { file: String, entry: u64, what: String },
     #[error(
         "`{file}` is missing beside a journal ({what}): put it back from the backup; if it is lost, `weighbridge serve --new-epoch \"<reason>\"` goes on without it"
     )]
@@ -110,6 +118,9 @@ pub enum StoreError {
     /// The disk, or what this user may have of it, is full.
     #[error("no room on the disk: {0}")]
     Full(String),
+    /// What is asked for is in the part of the journal that the views do not have yet.
+    #[error("the views are being built anew from the journal ({done} of {of} entries): try again in a minute")]
+    BeingBuilt { done: u64, of: u64 },
     #[error("the writer's queue is full")]
     Busy,
     #[error("{0}")]

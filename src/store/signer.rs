@@ -295,6 +295,11 @@ impl Key {
     }
 }
 
+/// The row by which `core.redb` says what was signed last.
+pub fn signed_row(signed: Option<&Signed>) -> (&'static str, Option<Vec<u8>>) {
+    (SIGNED, signed.map(Core::ledger_bytes))
+}
+
 /// What `core.redb` says was signed last.
 pub fn last_signed(core: &Core) -> Result<Option<Signed>, StoreError> {
     core.ledger_row(SIGNED)

@@ -1,12 +1,13 @@
 //! A small redb file beside the journal, opened again after an I/O error: redb's handle is of no more use then, the file is.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 
 use super::StoreError;
 use super::journal::{reading, writing};
 use super::media::{COLD_CACHE, File, Media, catch};
+use super::trouble::{Part, Troubles};
 use super::writer::unpoisoned;
 
 /// The file, by name and folder.
@@ -15,6 +16,8 @@ pub struct SmallFile {
     media: Media,
     read_only: bool,
     handle: Mutex<Option<Arc<File>>>,
+    /// Told of a file that cannot be written.
+    troubles: OnceLock<Arc<Troubles>>,
 }
 
 impl SmallFile {
@@ -29,7 +32,8 @@ impl SmallFile {
     }
 
     fn new(media: &Media, name: &'static str, read_only: bool) -> Result<SmallFile, StoreError> {
-        let file = SmallFile { name, media: media.clone(), read_only, handle: Mutex::new(None) };
+        let file =
+            SmallFile { name, media: media.clone(), read_only, handle: Mutex::new(None), troubles: OnceLock::new() };
         file.handle()?;
         Ok(file)
     }
@@ -52,10 +56,26 @@ impl SmallFile {
         self.judge(result)
     }
 
-    /// Runs `f` in a write transaction and commits it, durable when this returns.
-    pub fn write<T>(&self, f: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let result = writing(self.name, &*self.handle()?, f);
-        self.judge(result)
+    /// From now on who is told where it cannot be written, and makes room for it where the disk is full.
+    pub fn tell(&self, troubles: Arc<Troubles>) {
+        // Told once, when the ledger is put together.
+        let _ = self.troubles.set(troubles);
+    }
+
+    /// Runs `f` in a write transaction and commits it, durable when this returns; once more where room was made for it.
+    pub fn write<T>(&self, f: impl Fn(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let write = || self.judge(writing(self.name, &*self.handle()?, &f));
+        let mut result = write();
+        let Some(troubles) = self.troubles.get() else { return result };
+        if let Err(error @ (StoreError::Full(_) | StoreError::Unwritable(_))) = &result
+            && troubles.makes_room(Part::Core, error)
+        {
+            result = write();
+        }
+        if result.is_ok() {
+            troubles.over(Part::Core);
+        }
+        result
     }
 
     /// Copies these tables into a new file of the same name, as one read transaction sees them. A table that is neither

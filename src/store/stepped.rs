@@ -36,6 +36,12 @@ impl Stepped {
         &self.ledger
     }
 
+    /// What does not go as it should.
+    #[cfg(test)]
+    pub(super) fn troubles(&self) -> &Arc<super::trouble::Troubles> {
+        self.ledger.troubles_kept()
+    }
+
     /// The state as decided.
     pub fn state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         self.writer.shared.read(look)

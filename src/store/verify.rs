@@ -123,14 +123,15 @@ impl Finding {
     }
 }
 
-/// What redb or a layout cannot read is malformed; a promise that is not kept is a mismatch.
+/// What redb cannot read is malformed; bytes that are not what was written are a mismatch, as a promise not kept is.
 impl From<StoreError> for Finding {
     fn from(error: StoreError) -> Finding {
-        let verdict = match error {
-            StoreError::Rollback { .. } => Verdict::Mismatch,
-            _ => Verdict::Malformed,
+        let (verdict, entry) = match error {
+            StoreError::Rollback { .. } | StoreError::Missing { .. } => (Verdict::Mismatch, None),
+            StoreError::Altered { entry, .. } => (Verdict::Mismatch, Some(entry)),
+            _ => (Verdict::Malformed, None),
         };
-        Finding { verdict, entry: None, what: error.to_string() }
+        Finding { verdict, entry, what: error.to_string() }
     }
 }
 

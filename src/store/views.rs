@@ -41,6 +41,7 @@ use redb::backends::InMemoryBackend;
 
 use crate::ledger::entry::{Entry, Erasable};
 
+use super::media::Handle;
 use super::trouble::{Part, Troubles};
 use super::{AsOf, StoreError};
 use fold::Delta;
@@ -49,6 +50,7 @@ use tables::{Reached, Reader, SetCache, damaged};
 use tail::Tail;
 
 pub use check::{Check, check};
+pub use tables::FORMAT;
 
 /// Reads entries of the journal: from a sequence on, at most so many.
 pub type Journal = Arc<dyn Fn(u64, usize) -> Result<Vec<(Entry, Erasable)>, StoreError> + Send + Sync>;
@@ -69,7 +71,7 @@ pub struct Views {
 struct Inner {
     /// `None` = in memory.
     file: Option<PathBuf>,
-    db: Mutex<Arc<Database>>,
+    db: Mutex<Arc<Handle<Database>>>,
     journal: Journal,
     sets: SetCache,
     tail: Mutex<Tail>,
@@ -119,7 +121,7 @@ impl Views {
         let (db, reached) = open_file(file.as_deref(), &journal, journal_size)?;
         let inner = Arc::new(Inner {
             file,
-            db: Mutex::new(Arc::new(db)),
+            db: Mutex::new(Arc::new(Handle::new(db))),
             journal,
             sets: SetCache::default(),
             tail: Mutex::new(Tail::new(reached.applied, journal_size)),
@@ -211,7 +213,7 @@ impl Inner {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn database(&self) -> Arc<Database> {
+    fn database(&self) -> Arc<Handle<Database>> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -330,7 +332,7 @@ impl Inner {
     fn replace(&self, db: Database, applied: u64) {
         let mut current = self.db.lock().unwrap_or_else(PoisonError::into_inner);
         let mut overlay = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(db);
+        *current = Arc::new(Handle::new(db));
         *overlay = None;
         self.sets.clear();
         self.tail().restart(applied);

@@ -322,7 +322,7 @@ impl Writer {
             return Err(StoreError::Unwritable(broken.why.clone()));
         }
         if !ends_a_call(request)
-            && let Some(why) = self.feeder.trouble()
+            && let Some(why) = self.why_not_admit()
         {
             self.turned_away += 1;
             self.shared.healthy.store(false, Ordering::SeqCst);
@@ -342,6 +342,11 @@ impl Writer {
                 Err(StoreError::Unwritable("the request could not be decided; nothing of it was recorded".into()))
             }
         }
+    }
+
+    /// Why nothing but the end of a call is taken: the month's file does not grow, or there is no room left to give up.
+    fn why_not_admit(&self) -> Option<String> {
+        self.feeder.trouble().or_else(|| self.troubles.no_room())
     }
 
     fn try_take(&mut self, request: &Request) -> Result<Reply, Failure> {

@@ -106,10 +106,10 @@ async fn polled(replay: &mut Replay, row: &Value) -> Vec<String> {
     let expected = &row["expected"];
     let mut wrong = Vec::new();
     let id = expected["response_id"].as_str().unwrap();
-    if replay.app.ledger().response("openai", id).is_none() {
+    if replay.app.ledger().response("openai", id).unwrap().is_none() {
         replay.open_job(id).await;
     }
-    let job = replay.app.ledger().response("openai", id).expect("the job is on record").call;
+    let job = replay.app.ledger().response("openai", id).unwrap().expect("the job is on record").call;
     let passed = replay.call(row, Ending::Whole).await;
     wrong.extend(expected::bytes(&passed));
     wrong.extend(expected::head(row, &passed.call));
@@ -187,15 +187,15 @@ async fn a_poll_that_broke_off_leaves_its_job_open_for_the_next() {
     let mut replay = Replay::start(&rows).await;
     for row in rows.iter().filter(|row| is_retrieval(row)) {
         let id = row["expected"]["response_id"].as_str().unwrap();
-        if replay.app.ledger().response("openai", id).is_none() {
+        if replay.app.ledger().response("openai", id).unwrap().is_none() {
             replay.open_job(id).await;
         }
-        let job = replay.app.ledger().response("openai", id).expect("the job is on record");
+        let job = replay.app.ledger().response("openai", id).unwrap().expect("the job is on record");
         for ending in [Ending::Whole, Ending::Broken] {
             let poll = replay.call(row, ending).await.call;
             assert_eq!((poll.outcome, poll.cost), (Outcome::Failed, Some(Money::ZERO)), "{}", row["id"]);
             assert_eq!(poll.cost_basis, CostBasis::Exact);
-            assert_eq!(replay.app.ledger().response("openai", id), Some(job.clone()), "{}", row["id"]);
+            assert_eq!(replay.app.ledger().response("openai", id).unwrap(), Some(job.clone()), "{}", row["id"]);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::store::journal::{Journal, month_of};
 use crate::store::keeper::HEAD_LOG;
 use crate::store::keys::{self, DataKeys};
 use crate::store::media::Media;
-use crate::store::signer::Signed;
+use crate::store::signer::{self, Signed};
 use crate::store::{Head, StoreError};
 
 use super::{BackupError, FORMAT, IMPORTS, MANIFEST, Manifest, Member, tar};
@@ -65,11 +65,12 @@ pub fn make(source: &Source<'_>, out: &mut dyn Write) -> Result<Manifest, Backup
     }
     source.keys.copy(&scratch.media)?;
     archive.copied(keys::NAME, &scratch)?;
-    source.core.copy(&scratch.media)?;
+    // A checkpoint that was signed meanwhile may be of more than the journal in the backup has.
+    let signed = source.signed.as_ref().filter(|signed| signed.epoch == current.epoch && signed.size <= end.size);
+    source.core.copy(&scratch.media, signer::signed_row(signed))?;
     archive.copied(core::NAME, &scratch)?;
     archive.imports(dir)?;
 
-    let signed = source.signed.as_ref().filter(|signed| signed.epoch == current.epoch && signed.size <= end.size);
     let manifest = (Manifest {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -153,7 +154,9 @@ impl Archive<'_> {
                 self.copied(name, scratch)?;
                 Ok(Some(copied))
             }
-            Err(error @ StoreError::Damaged { .. }) if journal.file_names().last().is_some_and(|last| last != name) => {
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Altered { .. }))
+                if journal.file_names().last().is_some_and(|last| last != name) =>
+            {
                 scratch.media.remove_file(name);
                 self.note(format!("{error}: it is in the backup as it is"));
                 self.file(name, &dir.join(name))?;

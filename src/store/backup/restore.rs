@@ -71,7 +71,10 @@ impl Plan {
             let why = "is not empty: restore goes into an empty or missing folder only, and touches no other";
             Err(BackupError::Refused(format!("`{}` {why}", dir.display())))
         };
-        match fs::read_dir(dir).map(Iterator::count) {
+        // A file system of its own has that one from its making.
+        let counts =
+            |entry: &std::io::Result<fs::DirEntry>| !entry.as_ref().is_ok_and(|e| e.file_name() == "lost+found");
+        match fs::read_dir(dir).map(|entries| entries.filter(counts).count()) {
             Ok(1..) => return must_be_empty(),
             Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return must_be_empty(),
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(dir, &e)),

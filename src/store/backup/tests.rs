@@ -148,3 +148,49 @@ fn no_member_leads_out_of_the_folder() {
         assert!(may_be_in(name), "{name}");
     }
 }
+
+/// What is signed while a backup is under way, when the journal is in it and `core.redb` is not.
+struct Signing<'a> {
+    ledger: &'a Ledger,
+    file: Vec<u8>,
+    signed: u64,
+}
+
+impl std::io::Write for Signing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.extend_from_slice(bytes);
+        if self.signed == 0 && memchr::memmem::find(&self.file, b"keys.redb").is_some() {
+            notes(self.ledger, 5_000, 5_010);
+            self.signed = self.ledger.checkpoint().map_err(std::io::Error::other)?.size;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_journal_quotes_no_checkpoint_of_entries_that_its_backup_does_not_have() {
+    let (dir, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let clock = clock();
+    let ledger = open(dir.path(), &clock);
+    ledger.start_signing().unwrap();
+    notes(&ledger, 0, 40);
+    let mut out = Signing { ledger: &ledger, file: Vec::new(), signed: 0 };
+    let manifest = ledger.backup(&mut out).unwrap();
+    let Signing { file, signed, .. } = out;
+    assert!(signed > manifest.size, "{signed} were signed while {} were copied", manifest.size);
+    ledger.close().await.unwrap();
+    let backup = to.path().join("backup.tar");
+    std::fs::write(&backup, &file).unwrap();
+    // A file system of its own has a folder that is not ours.
+    let restored = to.path().join("restored");
+    std::fs::create_dir_all(restored.join("lost+found")).unwrap();
+    let plan = Plan::new(&backup, &restored, Some(&dir.path().join("root.key"))).unwrap();
+    let done = restore(&plan, &*clock).unwrap();
+    let quotes = done.begun.quotes.unwrap();
+    assert!(quotes.contains(&format!("\n{}\n", manifest.size)), "{quotes} quoted, {} restored", manifest.size);
+    assert_eq!(verify(&restored).unwrap().verdict, Verdict::Verified);
+}

@@ -13,9 +13,10 @@ use crate::store::StoreError;
 use crate::store::media::{File, Media, catch};
 use crate::store::small::{close, copy_table};
 
+use super::read::edge_of;
 use super::{
-    BLOCKS, CATALOGUES, CHECKPOINTS, COSIGNATURES, EDGE, GROUPS, Journal, META, PERSONS, SNAPSHOTS, TILES, absent,
-    damaged, edge_of, explain, number, reading,
+    BLOCKS, CATALOGUES, CHECKPOINTS, COSIGNATURES, EDGE, GROUPS, Journal, META, NEEDS_LOG, PERSONS, SNAPSHOTS, TILES,
+    absent, damaged, explain, number, reading,
 };
 
 /// One chunk, at most about: what keeps a read transaction short.
@@ -217,6 +218,7 @@ fn copy_rest(source: &ReadTransaction, out: &WriteTransaction) -> Result<(), red
         copy_table(source, out, table)?;
     }
     copy_table(source, out, META)?;
+    out.open_table(META)?.remove(NEEDS_LOG)?;
     copy_table(source, out, COSIGNATURES)?;
     let copied: Vec<String> = out.list_tables()?.map(|table| table.name().to_owned()).collect();
     match source.list_tables()?.find(|table| !copied.iter().any(|name| name == table.name())) {

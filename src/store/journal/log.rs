@@ -102,6 +102,12 @@ impl Log {
         Ok((log, found.follow_on(size)?))
     }
 
+    /// Makes the file where there is none.
+    pub fn make(media: &Media) -> Result<(), StoreError> {
+        let half = if matches!(media, Media::Memory(_)) { HALF_IN_MEMORY } else { HALF };
+        media.open_raw(NAME, 2 * half).map(drop).map_err(unwritable)
+    }
+
     /// What the file has beyond `size` entries, without writing to it. Nothing where there is no file.
     pub fn read(media: &Media, epoch: u64, size: u64) -> Result<Vec<Pending>, StoreError> {
         let Some(file) = media.open_raw_read_only(NAME).map_err(unwritable)? else { return Ok(Vec::new()) };

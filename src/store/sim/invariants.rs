@@ -164,7 +164,9 @@ fn sums_agree(world: &World) -> Result<(), String> {
     let views = ledger.views();
     let ours = world.naive.cost();
     let mut calls = BTreeMap::<String, Money>::new();
+    let mut rows = Vec::new();
     let visit = views.visit(&Filter::default(), None, &mut |call| {
+        rows.push((call.id, call.cost.unwrap_or_default()));
         let service = call.who.as_ref().map(|who| who.service.clone());
         *calls.entry(service.unwrap_or_default()).or_default() += call.cost.unwrap_or_default();
         true
@@ -178,7 +180,10 @@ fn sums_agree(world: &World) -> Result<(), String> {
     calls.retain(|_, cost| !cost.is_zero());
     rollups.retain(|_, cost| !cost.is_zero());
     if calls != ours || rollups != ours {
-        return Err(format!("by the entries {ours:?}, by the calls {calls:?}, by the rollups {rollups:?}"));
+        return Err(format!(
+            "by the entries {ours:?}, by the calls {calls:?}, by the rollups {rollups:?}: {:?}",
+            odd(world, &rows)
+        ));
     }
     let mut counted = BTreeMap::<String, Money>::new();
     let by_call = views.counted(&Filter::default(), &mut |call| {
@@ -196,6 +201,18 @@ fn sums_agree(world: &World) -> Result<(), String> {
         sum + world.naive.ended.get(&known.admit).and_then(|end| end.cost).unwrap_or_default()
     });
     if billed == charged { Ok(()) } else { Err(format!("providers billed {billed}, the ledger charged {charged}")) }
+}
+
+/// The calls whose rows do not have what their entries say: a call, by its rows, by its entries.
+fn odd(world: &World, rows: &[(CallId, Money)]) -> Vec<(u128, Money, Money)> {
+    let mut both = BTreeMap::<u128, (Money, Money)>::new();
+    for (call, cost) in rows {
+        both.entry(call.0).or_default().0 += *cost;
+    }
+    for end in world.naive.ended.values() {
+        both.entry(end.call.0).or_default().1 += end.cost.unwrap_or_default();
+    }
+    both.into_iter().filter(|(_, (rows, ends))| rows != ends).map(|(call, (rows, ends))| (call, rows, ends)).collect()
 }
 
 /// The files as they lie there are verified from the first entry, and give what the entries gave.

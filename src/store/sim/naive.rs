@@ -9,7 +9,7 @@ use crate::budget::Calendar;
 use crate::budget::amount::crossed;
 use crate::domain::call::BudgetHold;
 use crate::domain::catalogue::covers;
-use crate::domain::{Budget, CallId, Dimension, Enforcement, Metric, Money};
+use crate::domain::{Budget, CallId, Dimension, Enforcement, Metric, Micros, Money};
 use crate::ledger::entry::{Admit, Body, Entry, Settle};
 use crate::ledger::state::State;
 
@@ -26,6 +26,7 @@ pub struct Held {
     pub attempt: u8,
     pub service: String,
     pub cost: Money,
+    at: Micros,
     tokens: i128,
     pub job: bool,
     holds: Vec<(Account, Metric, i128)>,
@@ -52,6 +53,8 @@ struct Sum {
     open: u64,
     /// What settlements came to above their holds.
     over: i128,
+    /// An instant in it, and which it was of those touched for the first time: what makes it older than another.
+    age: (Micros, u64),
     /// The highest limit that was in force; the largest number there is where none was.
     allowed: i128,
 }
@@ -70,6 +73,8 @@ pub struct Naive {
     budgets: BTreeMap<String, Budget>,
     sums: BTreeMap<Account, Sum>,
     newest: BTreeMap<String, String>,
+    /// Accounts there ever were.
+    touched: u64,
     alerts: BTreeSet<AlertKey>,
     /// What the next entries must be: the OVERRUN of a settlement, and the alerts of what was used.
     owed: Owed,
@@ -114,7 +119,7 @@ impl Naive {
                 if !self.alerts.insert(key.clone()) {
                     return Err(broken("alerts_come_first", format!("I7: {key:?} is told twice")));
                 }
-                self.touch(&(alert.budget.clone(), alert.period.clone()));
+                self.touch(&(alert.budget.clone(), alert.period.clone()), entry.ts);
             }
             Body::Deny(deny) => {
                 self.denied += 1;
@@ -125,7 +130,7 @@ impl Naive {
             Body::Budget { id, budget, opening, .. } => {
                 self.declare(id, budget.as_deref());
                 for opening in opening {
-                    let sum = self.touch(&(id.clone(), opening.period.clone()));
+                    let sum = self.touch(&(id.clone(), opening.period.clone()), entry.ts);
                     (sum.posted, sum.allowed) = (opening.posted, i128::MAX);
                 }
             }
@@ -187,7 +192,7 @@ impl Naive {
                 return Err(broken("nothing_overspent", what));
             }
             let account = (budget.id.clone(), period);
-            let sum = self.touch(&account);
+            let sum = self.touch(&account, entry.ts);
             sum.held += need;
             sum.open += 1;
             let used = sum.held + sum.posted;
@@ -203,6 +208,7 @@ impl Naive {
             attempt: admit.attempt,
             service: admit.who.service.clone(),
             cost: admit.hold,
+            at: entry.ts,
             tokens,
             job: admit.job,
             holds,
@@ -214,14 +220,14 @@ impl Naive {
 
     /// A call that is open holds on a budget that came after it, or more.
     fn extend(&mut self, entry: &Entry, holds: &[BudgetHold]) -> Kept {
-        let open = entry.reference.and_then(|r| Some((r, self.open.get(&r)?.holds.clone())));
-        let Some((admit, mut own)) = open else {
+        let open = entry.reference.and_then(|r| Some((r, self.open.get(&r)?)));
+        let Some((admit, at, mut own)) = open.map(|(admit, held)| (admit, held.at, held.holds.clone())) else {
             return Err(broken("nothing_counted_twice", format!("I5: entry {} extends what is not open", entry.seq)));
         };
         for hold in holds {
             let account = (hold.budget.clone(), hold.period.clone());
             let metric = self.budgets.get(&hold.budget).map_or(Metric::Usd, |budget| budget.limit.metric);
-            let sum = self.touch(&account);
+            let sum = self.touch(&account, at);
             sum.held += hold.amount;
             // It was let go before the budget was there.
             sum.allowed = i128::MAX;
@@ -291,7 +297,7 @@ impl Naive {
         for (account, metric, amount) in &held.holds {
             let posted = actual(*metric, *amount);
             let most = self.budgets.get(&account.0).map_or(i128::MAX, limit);
-            let sum = self.touch(account);
+            let sum = self.touch(account, held.at);
             sum.held -= amount;
             sum.open -= 1;
             sum.posted += posted;
@@ -353,14 +359,14 @@ impl Naive {
                 let metric = budget.limit.metric;
                 let mut again = Vec::new();
                 for held in self.open.values_mut().filter(|_| anew) {
-                    let need = needs(metric, held.cost, held.tokens);
+                    let (need, at) = (needs(metric, held.cost, held.tokens), held.at);
                     for (account, counts, amount) in held.holds.iter_mut().filter(|(account, ..)| of_id(account)) {
                         (*counts, *amount) = (metric, need);
-                        again.push((account.clone(), need));
+                        again.push((account.clone(), need, at));
                     }
                 }
-                for (account, need) in again {
-                    let sum = self.touch(&account);
+                for (account, need, at) in again {
+                    let sum = self.touch(&account, at);
                     sum.held += need;
                     sum.open += 1;
                     sum.allowed = i128::MAX;
@@ -373,14 +379,23 @@ impl Naive {
         }
     }
 
-    fn touch(&mut self, account: &Account) -> &mut Sum {
+    /// The sum of an account, by an instant in its period.
+    fn touch(&mut self, account: &Account, within: Micros) -> &mut Sum {
         let allowed = self.budgets.get(&account.0).map_or(i128::MAX, limit);
         if !self.sums.contains_key(account) {
-            // Of each budget the newest two periods are kept, and those on which something is held.
-            let newest = self.newest.insert(account.0.clone(), account.1.clone());
-            self.sums.retain(|(id, period), sum| *id != account.0 || Some(period) == newest.as_ref() || sum.open > 0);
+            // Beside the new one the newest on which nothing is held is kept, and those on which something is.
+            let of_it = self.sums.iter().filter(|((id, _), sum)| *id == account.0 && sum.open == 0);
+            let mut idle: Vec<_> = of_it.map(|(account, sum)| (sum.age, account.clone())).collect();
+            idle.sort();
+            let too_many = idle.len().saturating_sub(1);
+            for (_, old) in idle.iter().filter(|((at, _), _)| *at < within).take(too_many) {
+                self.sums.remove(old);
+            }
+            self.newest.insert(account.0.clone(), account.1.clone());
+            self.touched += 1;
         }
-        self.sums.entry(account.clone()).or_insert_with(|| Sum { allowed, ..Sum::default() })
+        let age = (within, self.touched);
+        self.sums.entry(account.clone()).or_insert_with(|| Sum { allowed, age, ..Sum::default() })
     }
 
     /// I1 and I2: the state's balances and open attempts are those of the entries.
@@ -421,9 +436,8 @@ impl Naive {
 
     /// Known cost by service of the calls that have ended, each attempt once.
     pub fn cost(&self) -> BTreeMap<String, Money> {
-        let running: BTreeSet<CallId> = self.open.values().map(|held| held.call).collect();
         let mut cost = BTreeMap::<String, Money>::new();
-        for end in self.ended.values().filter(|end| !running.contains(&end.call)) {
+        for end in self.ended.values() {
             *cost.entry(end.service.clone()).or_default() += end.cost.unwrap_or(Money::ZERO);
         }
         cost.retain(|_, cost| !cost.is_zero());

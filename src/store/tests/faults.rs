@@ -93,6 +93,62 @@ fn on_a_full_disk_no_call_is_admitted_those_under_way_end_and_room_brings_all_ba
 }
 
 #[test]
+fn once_the_ballast_is_given_up_no_call_is_admitted_before_there_is_room_for_it_again() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let ballast = dir.path().join("ballast");
+    let mut ledger = step(&memory);
+    let troubles = ledger.troubles().clone();
+    troubles.keep_ballast_in(dir.path());
+    troubles.grow_ballast();
+    assert!(ballast.exists());
+    for n in 0..4 {
+        ledger.submit(vec![admit(n)]).remove(0).unwrap();
+    }
+    memory.set_faults(Faults { room: Some(0), ..Faults::default() });
+    for n in 0.. {
+        ledger.submit(vec![long_note(n)]).remove(0).unwrap();
+        if ledger.feed().is_err() {
+            break;
+        }
+    }
+    assert!(!ballast.exists());
+    // With what it freed the journal can be written, and calls end; those that would begin would use it up.
+    memory.set_faults(Faults::default());
+    ledger.feed().unwrap();
+    ledger.submit(vec![settle(0)]).remove(0).unwrap();
+    let refused = ledger.submit(vec![admit(10)]).remove(0);
+    assert!(matches!(&refused, Err(StoreError::Unwritable(why)) if why.contains("ballast")), "{refused:?}");
+    assert!(!ledger.ledger().healthy());
+    assert_eq!(ledger.ledger().troubles().iter().map(|(part, _)| *part).collect::<Vec<_>>(), [Part::Room]);
+    // There is room for four times as much.
+    ledger.ledger().grow_ballast();
+    ledger.submit(vec![admit(11)]).remove(0).unwrap();
+    assert!(ledger.ledger().healthy() && ledger.ledger().troubles().is_empty());
+    assert_eq!(gaps(ledger.ledger()), [("journal_unavailable".to_owned(), 1)]);
+}
+
+#[test]
+fn what_core_redb_cannot_write_for_want_of_room_takes_the_ballast_and_is_shown() {
+    let (dir, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let ledger = step(&memory);
+    ledger.troubles().keep_ballast_in(dir.path());
+    ledger.troubles().grow_ballast();
+    memory.set_faults(Faults { room: Some(0), ..Faults::default() });
+    let put = |n: u64| {
+        let secret = "s".repeat(200_000).into();
+        ledger.ledger().core().put_secret(&format!("provider/p{n}"), &secret, START.parse().unwrap())
+    };
+    let full = (0..20).find_map(|n| put(n).err());
+    assert!(matches!(full, Some(StoreError::Full(_))), "{full:?}");
+    assert!(!dir.path().join("ballast").exists());
+    let parts = |ledger: &Stepped| ledger.ledger().troubles().into_iter().map(|(part, _)| part).collect::<Vec<_>>();
+    assert_eq!(parts(&ledger), [Part::Core, Part::Room]);
+    memory.set_faults(Faults::default());
+    put(30).unwrap();
+    assert_eq!(parts(&ledger), [Part::Room]);
+}
+
+#[test]
 fn once_the_log_is_full_too_everything_is_refused_and_what_was_acknowledged_comes_back() {
     let memory = Memory::new();
     let mut ledger = step(&memory);
@@ -152,7 +208,18 @@ fn a_month_damaged_where_a_start_reads_it_is_refused_by_name_and_anywhere_else_f
     close(ledger);
     let bytes = memory.bytes(JOURNAL);
     let frames: Vec<usize> = (0..bytes.len() - 4).filter(|&i| bytes[i..i + 4] == [0x28, 0xb5, 0x2f, 0xfd]).collect();
-    let (mut refused, mut found) = (0, 0);
+    let (mut refused, mut found, mut blocks) = (0, 0, 0);
+    for frame in &frames {
+        // What says how the rest is packed.
+        let copy = memory.fork();
+        copy.flip(JOURNAL, frame + 4);
+        let verified = verify_media(&media(&copy), true, None);
+        if let Some(finding) = verified.finding.filter(|finding| finding.contains(": block ")) {
+            // It was changed, which is not the same as a file that cannot be read.
+            assert_eq!((verified.verdict, verified.entry.is_some()), (Verdict::Mismatch, true), "{finding}");
+            blocks += 1;
+        }
+    }
     for frame in frames {
         let copy = memory.fork();
         copy.flip(JOURNAL, frame + 40);
@@ -171,7 +238,7 @@ fn a_month_damaged_where_a_start_reads_it_is_refused_by_name_and_anywhere_else_f
             refused += 1;
         }
     }
-    assert!(found >= 3 && refused >= 1, "{found} found, {refused} starts refused");
+    assert!(found >= 3 && refused >= 1 && blocks >= 1, "{found} found, {refused} starts refused, {blocks} blocks");
 }
 
 /// Entries that only the log has, noted in `head.log` or not.
@@ -218,12 +285,18 @@ fn a_log_damaged_in_the_middle_or_deleted_is_noticed_and_half_a_record_at_its_en
     let cut = noted.fork();
     cut.flip(log::NAME, records[4] + 100);
     assert!(why_not(&cut).to_string().contains("rollback_detected"), "it was promised: no power cut takes it");
-    noted.remove(log::NAME);
-    let said = why_not(&noted).to_string();
-    assert!(said.contains("rollback_detected") && said.contains("`head.log` has 6 entries, the journal 1"), "{said}");
-    let begun = Ledger::begin_epoch_in_memory(&noted, &SystemClock, "the log is lost").unwrap();
-    assert_eq!(begun.epoch, 1);
-    close(Ledger::open_memory(&noted, Options { clock: Arc::new(SystemClock), ..options() }).unwrap());
+    // Deleted, with entries that nothing else promises, or with some that are noted: no start makes it anew.
+    for without in [unfed(false), noted] {
+        without.remove(log::NAME);
+        for _ in 0..2 {
+            let said = why_not(&without).to_string();
+            assert!(said.starts_with("`commit.log` is missing beside a journal"), "{said}");
+        }
+        assert_eq!(verify_media(&media(&without), true, None).verdict, Verdict::Mismatch);
+        let begun = Ledger::begin_epoch_in_memory(&without, &SystemClock, "the log is lost").unwrap();
+        assert_eq!(begun.epoch, 1);
+        close(Ledger::open_memory(&without, Options { clock: Arc::new(SystemClock), ..options() }).unwrap());
+    }
 }
 
 #[test]

@@ -49,7 +49,8 @@ impl Views {
         }
     }
 
-    /// The call that a vendor's answer id belongs to, never behind.
+    /// The call that a vendor's answer id belongs to, never behind: while the file is built anew, one that is not found
+    /// may yet be, and that is an error.
     pub fn response(&self, provider: &str, response_id: &str) -> Result<Option<KnownResponse>, StoreError> {
         self.inner.view(|view| {
             let key = (provider.to_owned(), response_id.to_owned());
@@ -58,6 +59,9 @@ impl Views {
                 None => view.reader.response(provider, response_id)?,
             };
             let call = seq.map(|seq| view.delta.call(&view.reader, seq)).transpose()?.flatten();
+            if call.is_none() && view.gap {
+                return Err(StoreError::BeingBuilt { done: view.reader.reached.applied, of: self.inner.tail().end() });
+            }
             Ok(call.map(|call| KnownResponse {
                 call: call.id,
                 attempt: call.attempts,

@@ -19,7 +19,7 @@ use descent::{Descent, Step};
 /// Rows read in one transaction.
 const ROWS: usize = 50_000;
 /// Longest transaction of a list.
-const TIME: Duration = Duration::from_millis(50);
+const TIME: Duration = if cfg!(test) { Duration::from_micros(200) } else { Duration::from_millis(50) };
 /// Bytes of sums read in one transaction.
 const SUMS: usize = if cfg!(test) { 256 } else { 1 << 20 };
 /// How often a pass begins anew because the follower was quicker, before it makes the follower wait.
@@ -39,6 +39,23 @@ impl Views {
         Ok((calls, as_of))
     }
 
+    /// The same, looking no longer than about `time`: where that did not suffice, the third is the sequence to go on
+    /// before, and the calls are those found so far.
+    pub fn calls_within(
+        &self,
+        filter: &Filter,
+        before: Option<u64>,
+        limit: usize,
+        time: Duration,
+    ) -> Result<(Vec<Call>, AsOf, Option<u64>), StoreError> {
+        let mut calls = Vec::new();
+        let (as_of, left) = self.walk(filter, before, Some(Instant::now() + time), &mut |call| {
+            calls.push(call);
+            calls.len() < limit
+        })?;
+        Ok((calls, as_of, left))
+    }
+
     /// Visits calls of the filter, newest first, in short transactions, until `visit` says no. Gives as of which sequence
     /// the first of them was read: a call whose `settled_seq` is not before it was still running then.
     pub fn visit(
@@ -47,15 +64,26 @@ impl Views {
         before: Option<u64>,
         visit: &mut dyn FnMut(Call) -> bool,
     ) -> Result<AsOf, StoreError> {
+        Ok(self.walk(filter, before, None, visit)?.0)
+    }
+
+    /// [`Views::visit`] until an instant: where it came to no end by then, the sequence to go on before.
+    fn walk(
+        &self,
+        filter: &Filter,
+        before: Option<u64>,
+        until: Option<Instant>,
+        visit: &mut dyn FnMut(Call) -> bool,
+    ) -> Result<(AsOf, Option<u64>), StoreError> {
         let mut before = before;
         let mut first = None;
         loop {
             let (as_of, resume) = self.inner.view(|view| Ok((view.as_of, page(view, filter, before, visit)?)))?;
             let first = *first.get_or_insert(as_of);
-            match resume {
-                Some(seq) => before = Some(seq),
-                None => return Ok(first),
+            if resume.is_none() || until.is_some_and(|until| Instant::now() >= until) {
+                return Ok((first, resume));
             }
+            before = resume;
         }
     }
 

@@ -53,13 +53,14 @@ impl Writer {
     /// Tries the files again when it is time, and puts on record who was refused in the meantime.
     pub(in crate::store) fn recover_from_trouble(&mut self) {
         self.heal();
-        if self.feeder.trouble().is_some() {
+        let cannot = self.why_not_admit().is_some();
+        if cannot {
             // Nobody has to be refused first for everybody to know.
             self.shared.healthy.store(false, Ordering::SeqCst);
         } else if self.turned_away == 0 && self.broken.is_none() {
             self.shared.healthy.store(true, Ordering::SeqCst);
         }
-        if self.turned_away > 0 && self.broken.is_none() && self.feeder.trouble().is_none() {
+        if self.turned_away > 0 && self.broken.is_none() && !cannot {
             let count = std::mem::take(&mut self.turned_away);
             let gap = Request::Gap { reason: UNAVAILABLE.into(), count, quotes: None };
             self.shared.healthy.store(true, Ordering::SeqCst);

@@ -42,35 +42,58 @@ pub fn decode(chunk: &[u8], wanted: &Wanted<'_>) -> Result<Vec<Call>, StoreError
         return Err(damaged("a chunk of an unknown version"));
     };
     let count = take(&mut rest)?;
-    let (words, numbers, text) = (unpack(&mut rest)?, unpack(&mut rest)?, unpack(&mut rest)?);
-    let mut numbers = numbers.as_slice();
-    let mut columns = [&[][..]; COLUMNS];
-    for column in &mut columns {
-        *column = take_slice(&mut numbers)?;
-    }
+    let words = unpack(&mut rest)?;
     let mut words = words.as_slice();
     let mut dictionary = || -> Result<Vec<&[u8]>, StoreError> {
         let count = take(&mut words)?;
         (0..count).map(|_| take_slice(&mut words)).collect()
     };
-    let (callers, asked, ended) = (dictionary()?, dictionary()?, dictionary()?);
-    let mut decoder = Decoder {
-        columns,
-        text: &text,
-        raw: rest,
-        callers: coded(callers)?,
-        asked: coded(asked)?,
-        ended: coded(ended)?,
-        runs: dictionary()?,
-        prefixes: dictionary()?,
-        judged: HashMap::new(),
-    };
+    let (callers, asked, ended) = (coded(dictionary()?)?, coded(dictionary()?)?, coded(dictionary()?)?);
+    let (runs, prefixes) = (dictionary()?, dictionary()?);
+    if !may_have(wanted.filter, &callers, &asked, &ended, &runs) {
+        return Ok(Vec::new());
+    }
+    let (numbers, text) = (unpack(&mut rest)?, unpack(&mut rest)?);
+    let mut numbers = numbers.as_slice();
+    let mut columns = [&[][..]; COLUMNS];
+    for column in &mut columns {
+        *column = take_slice(&mut numbers)?;
+    }
+    let mut decoder =
+        Decoder { columns, text: &text, raw: rest, callers, asked, ended, runs, prefixes, judged: HashMap::new() };
     let mut calls = Vec::new();
     let mut before = (0, 0);
     for _ in 0..count {
         calls.extend(decoder.call(&mut before, wanted)?);
     }
     Ok(calls)
+}
+
+/// Whether a chunk of these words may have a call of the filter: most chunks do not have a rare value, and the rest of
+/// those needs not be unpacked. Each dimension is judged by itself, so that some pass that have none.
+fn may_have(
+    filter: &Filter,
+    callers: &[Option<Attribution>],
+    asked: &[Asked],
+    ended: &[Ended],
+    runs: &[&[u8]],
+) -> bool {
+    filter.dimensions.iter().all(|wanted| {
+        let dimension = wanted.0;
+        let of_it = filter.dimensions.iter().filter(|(d, _)| *d == dimension).cloned().collect();
+        let one = Filter { from: None, to: None, dimensions: of_it };
+        let fits = |value: Option<&str>| one.accepts(|_| value);
+        match dimension {
+            Dimension::Run => fits(None) || runs.iter().any(|run| fits(std::str::from_utf8(run).ok())),
+            Dimension::Provider => asked.iter().any(|asked| fits(asked.provider.as_deref())),
+            Dimension::Model => {
+                let served = ended.iter().map(|ended| ended.model_served.as_deref());
+                served.chain(asked.iter().map(|asked| asked.model.as_deref())).any(fits)
+            }
+            Dimension::Outcome => ended.iter().any(|ended| fits(Some(ended.outcome.name()))),
+            _ => callers.iter().any(|who| fits(who.as_ref().and_then(|who| who.dimension(dimension)))),
+        }
+    })
 }
 
 fn coded<T: for<'d> Deserialize<'d>>(words: Vec<&[u8]>) -> Result<Vec<T>, StoreError> {

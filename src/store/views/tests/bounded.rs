@@ -83,7 +83,7 @@ fn a_pass_over_the_sums_is_of_one_moment_and_holds_nobody_up() {
         let then = Made::default();
         then.0.lock().unwrap().extend(made.block(0).iter().take(as_of.seq as usize).cloned());
         let mut wanted = Measures::default();
-        let calls = all(&then.views());
+        let calls = whole(&then);
         calls.iter().filter(|c| c.started_at >= from).filter_map(Measures::of).for_each(|m| wanted.add(&m));
         assert_eq!(found.into_inner(), wanted, "seed {seed}");
     }
@@ -91,7 +91,7 @@ fn a_pass_over_the_sums_is_of_one_moment_and_holds_nobody_up() {
 
 /// Some calls that have ended are tried once more, and some of those end.
 fn retry_some(made: &Made, chance: &mut Chance, at: Micros) {
-    let calls: Vec<Call> = all(&made.views()).into_iter().filter(|c| c.outcome == Outcome::Failed).collect();
+    let calls: Vec<Call> = whole(&made).into_iter().filter(|c| c.outcome == Outcome::Failed).collect();
     for call in calls.iter().take(6) {
         let again = admit(call.id, call.attempts + 1, call.who.clone().unwrap(), "gpt-5.2");
         let seq = made.push(at, None, Body::Admit(Box::new(again)));
@@ -101,14 +101,25 @@ fn retry_some(made: &Made, chance: &mut Chance, at: Micros) {
     }
 }
 
+/// Every call there is. Views that have only begun would not have them all.
+fn whole(made: &Made) -> Vec<Call> {
+    let views = made.views();
+    settled_in(&views, made);
+    all(&views)
+}
+
 /// A journal that the threads of the views cannot read until they are let, so that a rebuild takes as long as a test likes.
 fn held(made: &Made) -> (Journal, Arc<AtomicBool>) {
     let (journal, open) = (made.journal(), Arc::new(AtomicBool::new(false)));
     let gate = open.clone();
     let held: Journal = Arc::new(move |from, limit| {
         let ours = std::thread::current().name().is_some_and(|name| name.starts_with("views"));
-        while ours && !gate.load(Ordering::SeqCst) {
-            std::thread::yield_now();
+        // Not for ever: a test that fails must end.
+        for _ in 0..60_000 {
+            if !ours || gate.load(Ordering::SeqCst) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         journal(from, limit)
     });
@@ -120,7 +131,7 @@ fn a_call_is_never_behind_while_the_file_is_built_anew() {
     let mut chance = Chance(41);
     let made = Made::default();
     let at = traffic(&made, &mut chance, 6_000, START.parse().unwrap(), 400_000);
-    let wanted = all(&made.views());
+    let wanted = whole(&made);
     let (journal, open) = held(&made);
     let views = Views::open(None, journal, made.len()).unwrap();
     assert_eq!(views.applied(), 0);
@@ -143,6 +154,13 @@ fn a_call_is_never_behind_while_the_file_is_built_anew() {
     made.settle(at, seq, settle(Some(Money::usd(2)), Usage::new()));
     views.committed(made.block(seq + 1));
     assert_eq!(views.call(id).unwrap().and_then(|c| c.cost), Some(Money::usd(2)));
+    // Whose a stored answer is cannot be told before it is found.
+    let stored = wanted.iter().find(|call| call.seq < 500 && call.response_id.is_some()).unwrap();
+    let answer = stored.response_id.as_deref().unwrap();
+    for id in [answer, "resp_of_nobody"] {
+        let found = views.response("openai", id);
+        assert!(matches!(found, Err(StoreError::BeingBuilt { done: 0, .. })), "{found:?}");
+    }
     // Sums say that they are old.
     assert_eq!(views.behind().unwrap(), Some(AsOf::default()));
     let as_of = views.tally(None, None, &mut |_, _, _| {}, &mut |_| {}).unwrap();
@@ -150,7 +168,9 @@ fn a_call_is_never_behind_while_the_file_is_built_anew() {
     open.store(true, Ordering::SeqCst);
     settled_in(&views, &made);
     assert_eq!(views.behind().unwrap(), None);
-    look(&views, &all(&made.views()));
+    assert_eq!(views.response("openai", answer).unwrap().map(|known| known.call), Some(stored.id));
+    assert_eq!(views.response("openai", "resp_of_nobody").unwrap(), None);
+    look(&views, &whole(&made));
     assert_eq!(sums(&views), naive(&all(&views)));
 }
 
@@ -191,7 +211,7 @@ fn calls_that_run_on_keep_no_stretch_from_being_sealed() {
         views.committed(made.block(sent));
         sent = made.len();
         settled_in(views, &made);
-        assert_eq!(all(views), all(&made.views()));
+        assert_eq!(all(views), whole(&made));
         assert_eq!(sums(views), naive(&all(views)));
     };
     for _ in 0..12 {
@@ -242,7 +262,7 @@ fn a_file_that_is_removed_under_way_is_built_anew_while_serving() {
     });
     assert!(anew, "the file is still the old one");
     settled_in(&views, &made);
-    assert_eq!(all(&views), all(&made.views()));
+    assert_eq!(all(&views), whole(&made));
     assert_eq!(check(&views, None, &made.journal()).unwrap().difference, None);
     views.close();
     drop(views);

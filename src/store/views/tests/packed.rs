@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::call::BudgetHold;
 use crate::domain::{CallId, CostLine};
 use crate::rollup::Bucket;
-use crate::store::views::bytes::Packer;
+use crate::store::views::bytes::{Packer, take};
 use crate::store::views::chunk::{Wanted, decode, encode};
 use crate::store::views::{names, sums};
 
@@ -195,4 +195,58 @@ fn an_answer_of_an_attempt_that_was_replaced_still_leads_to_its_call() {
         }
         settled_in(&views, &made);
     }
+}
+
+#[test]
+fn a_list_that_is_cut_short_goes_on_where_it_ended() {
+    let mut chance = Chance(83);
+    let made = Made::default();
+    let views = made.views();
+    traffic(&made, &mut chance, 1_500, START.parse().unwrap(), 40_000_000);
+    views.committed(made.block(0));
+    settled_in(&views, &made);
+    for (dimension, value) in [
+        (Dimension::Service, "invoice-bot"),
+        (Dimension::Service, "of-nobody"),
+        (Dimension::Run, "run-2"),
+        (Dimension::Model, "gpt-5-mini-x"),
+        (Dimension::Outcome, "failed"),
+        (Dimension::Provider, "elsewhere"),
+    ] {
+        let filter = Filter { dimensions: vec![(dimension, Match::Is(value.into()))], ..Filter::default() };
+        let wanted = views.calls(&filter, None, usize::MAX).unwrap().0;
+        let (mut found, mut before, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let (calls, _, left) = views.calls_within(&filter, before, usize::MAX, Duration::ZERO).unwrap();
+            found.extend(calls);
+            pages += 1;
+            match left {
+                Some(seq) => before = Some(seq),
+                None => break,
+            }
+        }
+        assert_eq!(found, wanted, "{dimension} {value}");
+        assert!(pages < 400, "{pages} pages");
+    }
+}
+
+#[test]
+fn of_a_chunk_without_the_value_only_the_words_are_read() {
+    let made = Made::default();
+    traffic(&made, &mut Chance(89), 60, START.parse().unwrap(), 40_000_000);
+    let mut calls = all(&made.views());
+    calls.reverse();
+    let mut chunk = encode(calls, &mut Packer::new().unwrap()).unwrap();
+    let find = |chunk: &[u8], value: &str| {
+        let filter = Filter { dimensions: vec![(Dimension::Service, Match::Is(value.into()))], ..Filter::default() };
+        decode(chunk, &Wanted { filter: &filter, range: 0..u64::MAX, id: None })
+    };
+    assert!(!find(&chunk, "invoice-bot").unwrap().is_empty());
+    // What comes after the words is cut off.
+    let mut rest = &chunk[1..];
+    let (_count, _plain, packed) = (take(&mut rest).unwrap(), take(&mut rest).unwrap(), take(&mut rest).unwrap());
+    let words = chunk.len() - rest.len() + packed as usize;
+    chunk.truncate(words);
+    assert!(find(&chunk, "invoice-bot").is_err());
+    assert!(find(&chunk, "of-nobody").unwrap().is_empty());
 }
