@@ -170,7 +170,7 @@ pub enum RuleResult {
     Changed,
     /// Broken: refused.
     Denied,
-    /// Not judged: what it asks about is not on record. Only where past calls are judged again.
+    /// Not judged: what it asks about is not known of this call, or it cannot be changed so. The note says which.
     Unknown,
 }
 

@@ -210,6 +210,7 @@ fn look(policy: &Policy, call: &Asked<'_>, verdict: &mut Verdict) {
                 }
                 verdict.see(&by, rule, RuleResult::Unknown, Some(format!("{what} is not on record")));
             }
+            (Finding::Unfit(why), _) => verdict.see(&by, rule, RuleResult::Unknown, Some(why.to_owned())),
             (Finding::Broken { note, .. } | Finding::Change { note, .. }, Mode::Observe) => {
                 verdict.see(&by, rule, RuleResult::Observed, note);
             }

@@ -26,6 +26,8 @@ pub(super) enum Finding {
     },
     /// The fact it asks for is not known.
     Unknown(&'static str),
+    /// It would change the call, and this call cannot be changed so: it goes as it is.
+    Unfit(&'static str),
 }
 
 pub(super) enum Effect {
@@ -357,7 +359,7 @@ fn downgrade(p: &Policy, call: &Asked<'_>) -> Option<Finding> {
         return Some(Finding::Kept);
     };
     if !call.facts.model_writable {
-        return Some(Finding::Unknown("a model that can be changed"));
+        return Some(Finding::Unfit("the model stands in the path and is not changed"));
     }
     let note = Some(format!("{model} → {}, {left} % of {budget} left", rule.to));
     Some(Finding::Change { note, effect: Effect::Downgrade { to: rule.to.clone(), budget, left } })

@@ -227,6 +227,12 @@ fn a_cheaper_model_is_asked_for_while_a_budget_nears_its_end() {
     assert_eq!(Sample::new().judge(std::slice::from_ref(&rule)).downgrade, None, "no budget covers the call");
     let small = Sample { model: Some("GPT-5-mini"), left: Some(("month".into(), 1)), ..Sample::new() };
     assert_eq!(small.judge(std::slice::from_ref(&rule)).downgrade, None, "it asks for it already");
+    // Where the model stands in the path the call goes as it is: a rule that saves money does not stop it.
+    let mut fixed = Sample { left: Some(("month".into(), 1)), ..Sample::new() };
+    fixed.facts.model_writable = false;
+    let verdict = fixed.judge(std::slice::from_ref(&rule));
+    assert!(verdict.allowed() && verdict.unjudged.is_none() && verdict.downgrade.is_none());
+    assert_eq!(verdict.rules[0].result, RuleResult::Unknown);
 }
 
 #[test]

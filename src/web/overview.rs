@@ -6,7 +6,7 @@ use askama::Template;
 use axum::response::Response;
 
 use crate::domain::catalogue::KeyStatus;
-use crate::domain::{Catalogue, Dimension, Environment, Filter, Match, Micros};
+use crate::domain::{Catalogue, Dimension, Environment, Filter, Match, Micros, Money};
 use crate::report::{Spend, SpendQuery, Step};
 
 use super::budgets::{self, BudgetRow};
@@ -97,7 +97,7 @@ pub async fn show(ctx: Ctx) -> Result<Response, PageError> {
     let over_time = data::spend(ledger, ask(&[Dimension::Environment], Step::Day, query.filter())).await?;
     let month = Range::preset("mtd", &query.zone, ctx.now).ok_or_else(|| PageError::internal("no range mtd"))?;
     let within = |from, to| Filter { from: Some(from), to: Some(to), dimensions: query.filters.clone() };
-    let this_month = data::spend(ledger, ask(&[], Step::None, within(month.from, month.to))).await?;
+    let this_month = data::spend(ledger, ask(&[Dimension::Environment], Step::None, within(month.from, month.to))).await?;
     let (from, to) = month.comparable(&query.zone, ctx.now);
     let last_month = data::spend(ledger, ask(&[], Step::None, within(from, to))).await?;
     let day = within(ctx.now.plus_seconds(-86_400), ctx.now.plus_seconds(1));
@@ -168,7 +168,7 @@ fn tiles(query: &Query, month: &Range, now: &Spend, before: &Spend, day: &Spend,
             label: "Spend this month",
             unit: "USD",
             value: format::money(total.cost),
-            sub: format::change_against(total.cost.0, before.total.cost.0, &days),
+            sub: format!("{}; {}", production(now), format::change_against(total.cost.0, before.total.cost.0, &days)),
             href: this_month.url("/spend", &spend::DEFAULTS),
         },
         Tile {
@@ -193,6 +193,18 @@ fn tiles(query: &Query, month: &Range, now: &Spend, before: &Spend, day: &Spend,
             href: this_month.changed(|q| q.by = vec![Dimension::Model]).url("/spend", &spend::DEFAULTS),
         },
     ]
+}
+
+/// What of a sum is production: a figure for everything is never taken for it.
+fn production(all: &Spend) -> String {
+    let of = |row: &&crate::report::SpendRow| {
+        row.key.first().and_then(|k| k.as_deref()) == Some(Environment::Prod.name())
+    };
+    let prod = all.rows.iter().find(of).map_or(Money::ZERO, |row| row.measures.cost);
+    match prod == all.total.cost {
+        true => "all of it production".to_owned(),
+        false => format!("production {}", format::money(prod)),
+    }
 }
 
 /// Facts that ask for action, the gravest first.
