@@ -97,7 +97,8 @@ pub async fn show(ctx: Ctx) -> Result<Response, PageError> {
     let over_time = data::spend(ledger, ask(&[Dimension::Environment], Step::Day, query.filter())).await?;
     let month = Range::preset("mtd", &query.zone, ctx.now).ok_or_else(|| PageError::internal("no range mtd"))?;
     let within = |from, to| Filter { from: Some(from), to: Some(to), dimensions: query.filters.clone() };
-    let this_month = data::spend(ledger, ask(&[Dimension::Environment], Step::None, within(month.from, month.to))).await?;
+    let this_month =
+        data::spend(ledger, ask(&[Dimension::Environment], Step::None, within(month.from, month.to))).await?;
     let (from, to) = month.comparable(&query.zone, ctx.now);
     let last_month = data::spend(ledger, ask(&[], Step::None, within(from, to))).await?;
     let day = within(ctx.now.plus_seconds(-86_400), ctx.now.plus_seconds(1));
@@ -197,9 +198,8 @@ fn tiles(query: &Query, month: &Range, now: &Spend, before: &Spend, day: &Spend,
 
 /// What of a sum is production: a figure for everything is never taken for it.
 fn production(all: &Spend) -> String {
-    let of = |row: &&crate::report::SpendRow| {
-        row.key.first().and_then(|k| k.as_deref()) == Some(Environment::Prod.name())
-    };
+    let of =
+        |row: &&crate::report::SpendRow| row.key.first().and_then(|k| k.as_deref()) == Some(Environment::Prod.name());
     let prod = all.rows.iter().find(of).map_or(Money::ZERO, |row| row.measures.cost);
     match prod == all.total.cost {
         true => "all of it production".to_owned(),
