@@ -14,6 +14,7 @@ use crate::config::file;
 use crate::control::{self, By, ControlError, Done, KeyView, Kind};
 use crate::domain::notify::{ChannelKind, Notify};
 use crate::domain::{Budget, Catalogue, Metric, Money};
+use crate::report;
 use crate::store::Balance;
 
 use super::{Actor, Api, ApiError, Endpoint, endpoint};
@@ -197,6 +198,9 @@ async fn show(api: &Api, kind: Kind, id: &str) -> Result<Json<Value>, ApiError> 
         complete(api, &catalogue, kind, &mut value)?;
         if kind == Kind::Budget {
             value["allocations"] = json!(control::allocations(&api.ledger, &id)?);
+            if let Some(budget) = catalogue.budgets.get(&id) {
+                add_outlook(api, &mut value, budget)?;
+            }
         }
         if let Some(budget) = catalogue.budgets.get(&id).filter(|_| kind == Kind::Budget) {
             super::outlook::add(api, budget, &mut value)?;
@@ -290,6 +294,27 @@ fn add_balance(value: &mut Value, budget: &Budget, balance: &Balance) {
     for (name, amount) in amounts.into_iter().filter(|(name, n)| always.contains(name) || *n != 0) {
         value[format!("{name}_{unit}")] = in_words(budget.limit.metric, amount).into();
     }
+}
+
+/// Where the period is going, with how that is reckoned; or why that cannot be said.
+fn add_outlook(api: &Api, value: &mut Value, budget: &Budget) -> Result<(), ApiError> {
+    let outlook = report::forecast(&api.ledger, budget, api.ledger.clock().now())?;
+    let (metric, unit) = (budget.limit.metric, unit(budget.limit.metric));
+    match &outlook.forecast {
+        Ok(forecast) => {
+            for (name, amount) in [("", forecast.amount), ("_low", forecast.low), ("_high", forecast.high)] {
+                value[format!("forecast{name}_{unit}")] = in_words(metric, amount).into();
+            }
+            value["forecast_method"] = forecast.method.name().into();
+        }
+        Err(why) => {
+            value[format!("forecast_{unit}")] = Value::Null;
+            value["forecast_missing"] = why.to_string().into();
+        }
+    }
+    value[format!("burn_rate_{unit}")] = outlook.burn_rate.map(|rate| in_words(metric, rate)).into();
+    value["exhausted_at"] = json!(outlook.exhausted_at);
+    Ok(())
 }
 
 /// As in the names of fields.

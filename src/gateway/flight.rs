@@ -209,6 +209,11 @@ impl InFlight {
         Some(flight.view())
     }
 
+    /// Whose call it is, if it is under way here.
+    pub(super) fn who(&self, call: CallId) -> Option<Arc<Attribution>> {
+        self.shard(call).get(&call).and_then(|flight| flight.ticket.who.clone())
+    }
+
     /// Ends the calls that a pause wants cut. How many there were.
     pub fn cut_paused(&self, ledger: &Ledger) -> usize {
         let (catalogue, now) = (ledger.catalogue(), ledger.clock().now());

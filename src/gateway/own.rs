@@ -5,8 +5,10 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use serde_json::json;
 
-use crate::domain::catalogue::covers;
-use crate::domain::{CallId, CallView, Code, Dimension, Money};
+use crate::budget::percent_used;
+use crate::domain::filter::glob;
+use crate::domain::{Attribution, Budget, CallId, CallView, Code, Dimension, Metric, Money};
+use crate::store::Balance;
 
 use super::Gateway;
 use super::body::Body;
@@ -64,14 +66,21 @@ impl Gateway {
         Ok(json_answer(StatusCode::OK, &serde_json::to_value(CallView::from(&own)).unwrap_or_default()))
     }
 
-    /// What this key and its service have spent, and what the budgets that count its calls have used and have left.
+    /// What this key and its service have spent and hold, the same of the workflow and run that the request names, and
+    /// what the budgets that count its calls have used and have left. Of a budget that counts others too, a caller is told
+    /// its name and what is left, which every answer tells it anyway, and not what the others spent.
     async fn own_spend(&self, caller: &Caller, snapshot: &Snapshot) -> Result<Response<Body>, Refused> {
         let now = self.now();
         let (ledger, zone) = (self.inner.ledger.clone(), snapshot.catalogue.organisation.time_zone.clone());
-        let of = caller.who.clone();
-        let sum = move || spent::spent(&ledger, &of, &zone, now, spent::PATIENCE);
-        let spent = match tokio::task::spawn_blocking(sum).await {
-            Ok(Ok(spent)) => spent,
+        let (of, in_flight) = (caller.who.clone(), self.inner.in_flight.clone());
+        let summed = tokio::task::spawn_blocking(move || {
+            let spent = spent::spent(&ledger, &of, &zone, now, spent::PATIENCE)?;
+            let held = spent::held(&ledger, &in_flight, &of)?;
+            let named = spent::named(&ledger, &of, &zone, now)?;
+            Ok::<_, SpentError>((spent, held, named))
+        });
+        let (spent, held, named) = match summed.await {
+            Ok(Ok(summed)) => summed,
             Ok(Err(SpentError::Store(error))) => return Err(super::authorize::cannot_tell(error)),
             failed => {
                 tracing::error!(error = ?failed.map(drop), "a caller's spend could not be added up");
@@ -79,55 +88,101 @@ impl Gateway {
             }
         };
         let who = &caller.who;
-        let of = |d: Dimension| match d {
-            Dimension::Service | Dimension::Principal | Dimension::ChargedTo => Some(who.service.as_str()),
-            Dimension::Application => Some(who.application.as_str()),
-            Dimension::BusinessUnit => Some(who.business_unit.as_str()),
-            Dimension::Owner => Some(who.owner.as_str()),
-            Dimension::CostCentre => who.cost_centre.as_deref(),
-            Dimension::Tenant => who.tenant.as_deref(),
-            Dimension::Environment => Some(who.environment.name()),
-            Dimension::Credential => Some(who.credential.as_str()),
-            _ => None,
-        };
         let balances = self.inner.ledger.balances(now);
         let budgets: Vec<_> = snapshot
             .catalogue
             .budgets
             .values()
-            .filter(|b| covers(&b.matches, of))
-            .map(|b| {
-                let balance = balances.iter().find(|x| x.budget == b.id);
-                let (posted, held) = balance.map_or((0, 0), |x| (x.posted, x.held));
-                let limit = balance.map_or(b.limit.amount, |x| x.allowance.total());
-                let mut row =
-                    json!({"budget": b.id, "period": balance.map(|x| x.period.as_str()), "enforcement": b.enforcement});
-                match b.limit.usd() {
-                    Some(_) => {
-                        row["limit_usd"] = json!(Money(limit));
-                        row["spent_usd"] = json!(Money(posted));
-                        row["held_usd"] = json!(Money(held));
-                        row["remaining_usd"] = json!(Money(limit - posted - held));
-                    }
-                    None => {
-                        row["metric"] = json!(format!("{:?}", b.limit.metric).to_lowercase());
-                        row["limit"] = json!(limit.to_string());
-                        row["used"] = json!(posted.to_string());
-                        row["held"] = json!(held.to_string());
-                        row["remaining"] = json!((limit - posted - held).to_string());
-                    }
-                }
-                row
-            })
+            .filter(|budget| may_cover(budget, who))
+            .filter_map(|budget| Some(own_budget(budget, balances.iter().find(|b| b.budget == budget.id)?, who)))
             .collect();
-        let body = json!({
+        let mut body = json!({
             "credential": who.credential, "service": who.service, "environment": who.environment,
             "as_of": now, "as_of_seq": spent.as_of.seq, "time_zone": snapshot.catalogue.organisation.time_zone,
-            "spent": {"key": spent.key, "service": spent.service},
+            "spent": {
+                "key": with_held(&spent.key, held.key), "service": with_held(&spent.service, held.service),
+            },
             "budgets": budgets,
         });
+        for (name, value, sum) in [("workflow", &who.workflow, &named.workflow), ("run", &who.run, &named.run)] {
+            if let (Some(value), Some(sum)) = (value, sum) {
+                body["spent"][name] = json!({ "id": value, "today": sum.today, "month": sum.month });
+            }
+        }
         Ok(json_answer(StatusCode::OK, &body))
     }
+}
+
+fn with_held(spent: &spent::Spent, held: (u64, Money)) -> serde_json::Value {
+    json!({ "today": spent.today, "month": spent.month, "running": held.0, "held_usd": held.1 })
+}
+
+/// What is known of the caller before it calls; provider, model and class of prompts come with the call.
+fn known(who: &Attribution, dimension: Dimension) -> Option<&str> {
+    match dimension {
+        Dimension::Provider | Dimension::Model | Dimension::PromptClass => None,
+        _ => who.dimension(dimension),
+    }
+}
+
+/// Whether a budget counts calls of this caller, or may: one for a model counts those that ask for it.
+fn may_cover(budget: &Budget, who: &Attribution) -> bool {
+    budget.matches.iter().all(|(dimension, pattern)| match known(who, *dimension) {
+        Some(value) => glob(pattern, value),
+        None => depends(who, *dimension),
+    })
+}
+
+/// Whether the next call may have another value there than this request.
+fn depends(who: &Attribution, dimension: Dimension) -> bool {
+    let said = who.dimension(dimension).is_some();
+    match dimension {
+        Dimension::Provider | Dimension::Model | Dimension::PromptClass => true,
+        Dimension::Workflow | Dimension::Run | Dimension::Agent => !said,
+        _ => false,
+    }
+}
+
+/// A budget as its caller may see it.
+fn own_budget(budget: &Budget, balance: &Balance, who: &Attribution) -> serde_json::Value {
+    let limit = balance.allowance.total();
+    let used = balance.posted.saturating_add(balance.held);
+    let own = |d: Dimension, value: &str| budget.matches.get(&d).is_some_and(|pattern| pattern == value);
+    let whole = own(Dimension::Service, &who.service) || own(Dimension::Credential, &who.credential);
+    let some: Vec<String> = budget
+        .matches
+        .iter()
+        .filter(|(d, _)| known(who, **d).is_none())
+        .map(|(d, pattern)| format!("{d}={pattern}"))
+        .collect();
+    let usd = budget.limit.metric == Metric::Usd;
+    let show = |amount: i128| if usd { Money(amount).to_string() } else { amount.to_string() };
+    let name = |name: &str| if usd { format!("{name}_usd") } else { name.to_owned() };
+    let mut row = json!({
+        "budget": budget.id, "period": balance.period, "enforcement": budget.enforcement,
+        "resets_at": balance.end, "shared": !whole,
+    });
+    row[name("remaining")] = show(limit.saturating_sub(used)).into();
+    if !usd {
+        let metric = match budget.limit.metric {
+            Metric::Usd => "usd",
+            Metric::Tokens => "tokens",
+            Metric::Calls => "calls",
+            Metric::ToolCalls => "tool_calls",
+        };
+        row["metric"] = metric.into();
+    }
+    if !some.is_empty() {
+        // It counts only those of the caller's calls that have this.
+        row["only"] = some.into();
+    }
+    if whole {
+        row[name("limit")] = show(limit).into();
+        row[name("spent")] = show(balance.posted).into();
+        row[name("held")] = show(balance.held).into();
+        row["percent"] = percent_used(used, limit).into();
+    }
+    row
 }
 
 /// The answer to a bare `GET /v1/models`, where the providers' configuration lists its models; without such lists the

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::domain::{Attribution, Dimension, Micros, Money};
+use crate::domain::{Attribution, Call, Dimension, Filter, Match, Micros, Money, Outcome};
 use crate::rollup::{Calendar, CalendarError, Measures, Step, quarter_start};
 use crate::store::{AsOf, Ledger, StoreError};
+
+use super::flight::InFlight;
 
 /// Why there is no sum.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,82 @@ impl Sum {
         self.unpriced += m.unpriced;
         self.cost_usd = self.cost_usd.saturating_add(m.cost);
     }
+
+    fn call(&mut self, call: &Call) {
+        if call.outcome == Outcome::Refused {
+            self.refused += call.stands_for;
+            return;
+        }
+        self.calls += 1;
+        self.unpriced += u64::from(call.cost.is_none());
+        self.cost_usd = self.cost_usd.saturating_add(call.cost.unwrap_or_default());
+    }
+}
+
+/// Calls under way and what they hold, of a key and of its service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub key: (u64, Money),
+    pub service: (u64, Money),
+}
+
+/// The holds of a caller now. What runs at the vendor is looked up, what runs here is known.
+pub fn held(ledger: &Ledger, in_flight: &InFlight, who: &Attribution) -> Result<Held, StoreError> {
+    let mut held = Held::default();
+    let mut add = |of: &Attribution, hold: Money| {
+        if of.service == who.service {
+            held.service = (held.service.0 + 1, held.service.1.saturating_add(hold));
+            if of.credential == who.credential {
+                held.key = (held.key.0 + 1, held.key.1.saturating_add(hold));
+            }
+        }
+    };
+    for open in ledger.running() {
+        match in_flight.who(open.call) {
+            Some(of) => add(&of, open.hold),
+            None => {
+                if let Some(of) = ledger.call(open.call)?.and_then(|call| call.who) {
+                    add(&of, open.hold);
+                }
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// The workflow and the run that a request names, within its service.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    pub workflow: Option<Spent>,
+    pub run: Option<Spent>,
+}
+
+/// Sums of what the request names; nothing where it names nothing. Looks at the service's calls of the month.
+pub fn named(ledger: &Ledger, who: &Attribution, zone: &str, now: Micros) -> Result<Named, SpentError> {
+    if (&who.workflow, &who.run) == (&None, &None) {
+        return Ok(Named::default());
+    }
+    let calendar = Calendar::new(zone, Step::None)?;
+    let day = calendar.date(now);
+    let (today, month) = (calendar.midnight(day), calendar.midnight(day.first_of_month()));
+    let sum = |dimension: Dimension, value: &Option<String>| -> Result<Option<Spent>, SpentError> {
+        let Some(value) = value else { return Ok(None) };
+        let is = |text: &str| Match::Is(text.to_owned());
+        let dimensions = vec![(Dimension::Service, is(&who.service)), (dimension, is(value))];
+        let filter = Filter { from: Some(month), to: None, dimensions };
+        let mut spent = Spent::default();
+        ledger.views().counted(&filter, &mut |call| {
+            // A `*` in a name is a letter here, not a glob.
+            if call.dimension(dimension) == Some(value) {
+                spent.month.call(call);
+                if call.started_at >= today {
+                    spent.today.call(call);
+                }
+            }
+        })?;
+        Ok(Some(spent))
+    };
+    Ok(Named { workflow: sum(Dimension::Workflow, &who.workflow)?, run: sum(Dimension::Run, &who.run)? })
 }
 
 /// How long an answer waits for views that are being built anew.

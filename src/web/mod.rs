@@ -6,7 +6,9 @@
 mod accounts;
 mod alerts;
 mod assets;
+mod budget;
 mod budgets;
+mod burn;
 mod calls;
 mod chart;
 mod data;
@@ -100,12 +102,16 @@ pub fn router(web: Web) -> Router {
     let signed_in = Router::new()
         .route("/", get(overview::show))
         .route("/spend", get(spend::show))
-        .route("/budgets", get(budgets::list))
         .route("/alerts", get(alerts::list))
         .route("/alerts/channels", get(alerts::channels))
         .route("/alerts/channels/test", post(alerts::test))
         .route("/alerts/{id}", get(alerts::show))
         .route("/alerts/{id}/{act}", post(alerts::act))
+        .route("/budgets", get(budgets::list).post(budget::create))
+        .route("/budgets/new", get(budget::new))
+        .route("/budgets/{id}", get(budget::show))
+        .route("/budgets/{id}/edit", get(budget::edit).post(budget::update))
+        .route("/budgets/{id}/{what}", post(budget::change))
         .route("/catalogue", get(govern::services))
         .route("/keys", get(govern::keys))
         .route("/providers", get(govern::providers))

@@ -315,7 +315,7 @@ impl Site {
     }
 }
 
-const PAGES: [&str; 21] = [
+const PAGES: [&str; 25] = [
     "/",
     "/spend",
     "/spend?range=30d&by=owner,model&compare=prev&metric=calls&step=week&sort=-calls",
@@ -328,6 +328,10 @@ const PAGES: [&str; 21] = [
     "/alerts",
     "/alerts?kind=forecast&state=firing",
     "/alerts/channels",
+    "/budgets?state=warning&period=month",
+    "/budgets/new",
+    "/budgets/everything-month?cap=1.50",
+    "/budgets/everything-month/edit",
     "/catalogue",
     "/policies",
     "/policies/new",
@@ -679,4 +683,86 @@ async fn the_emergency_page_pauses_and_resumes_by_plain_forms() {
     assert!(site.get("/emergency").await.text.contains("Nothing is paused"));
     let again = send_form("/emergency/resume", &format!("csrf={csrf}&id=service%3Asearch&reason=mended")).await;
     assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_is_made_changed_raised_reset_and_tried_out_by_plain_forms() {
+    let site = Site::new().await;
+    let csrf = site.get("/budgets/new").await.csrf();
+    let post = async |path: &str, body: &str| {
+        send(&site.router, form(path, &format!("csrf={csrf}&{body}"), &site.cookie)).await
+    };
+    let fields = "matches=service%3Dsearch&limit=2.50&unit=limit_usd&period=month&enforcement=hard&thresholds=50,80&parent=everything-month&reason=first";
+    let wrong = post("/budgets", &format!("id=search-month&{}", fields.replace("2.50", "much"))).await;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        wrong.text.contains("role=\"alert\"") && wrong.text.contains("value=\"search-month\""),
+        "what was typed stays"
+    );
+    let made = post("/budgets", &format!("id=search-month&{fields}")).await;
+    assert_eq!(
+        (made.status, made.header("location")),
+        (StatusCode::SEE_OTHER, "/budgets/search-month?done=saved"),
+        "{}",
+        made.text
+    );
+
+    let standing = |id: &str| site.web.ledger.standing(id, site.web.now()).unwrap();
+    let page = site.get("/budgets/search-month").await;
+    let spent = format::money(Money(standing("search-month").posted));
+    for words in
+        [&format!("USD {spent} of 2.50"), "everything-month", "Burn-down", "burn-actual", "No call holds on it now"]
+    {
+        assert!(page.text.contains(words), "{words}");
+    }
+    assert!(site.get("/budgets").await.text.contains("└"), "it stands below the one it is a part of");
+
+    let raised = post("/budgets/search-month/raise", "by=1.25&until=2026-11-30&reason=sale").await;
+    assert_eq!(raised.status, StatusCode::SEE_OTHER, "{}", raised.text);
+    assert_eq!(standing("search-month").allowance.total(), Money::usd(1).0 * 15 / 4);
+    let late = post("/budgets/search-month/raise", "by=1.25&until=2020-11-30&reason=sale").await;
+    assert_eq!(late.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(post("/budgets/search-month/reset", "reason=a+test+ran+away").await.status, StatusCode::SEE_OTHER);
+    let page = site.get("/budgets/search-month").await;
+    for words in ["sale", "a test ran away", "operator:ada", "Given back by resets"] {
+        assert!(page.text.contains(words), "{words}");
+    }
+    let changed = post(
+        "/budgets/search-month/edit",
+        &fields.replace("2.50", "7").replace("service%3Dsearch", "owner%3Dteam-shop"),
+    )
+    .await;
+    assert_eq!(changed.status, StatusCode::SEE_OTHER, "{}", changed.text);
+    let budget = standing("search-month").budget;
+    assert_eq!((budget.limit.amount, budget.matches.len()), (Money::usd(7).0, 1), "pairs that are gone are gone");
+    assert!(site.get("/budgets").await.text.contains("over-allocated"), "7 of 4");
+
+    let tried = site.get("/budgets/everything-month?cap=0.50").await;
+    assert!(tried.text.contains("A cap of USD 0.50 would have refused"), "{}", tried.text);
+    assert_eq!(site.get("/budgets/everything-month?cap=x").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(site.get("/budgets/nothing").await.status, StatusCode::NOT_FOUND);
+    let clone = site.get("/budgets/new?like=search-month").await;
+    assert!(clone.text.contains("value=\"search-month-copy\"") && clone.text.contains("owner=team-shop"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_budget_is_one_is_suggested_from_what_was_spent() {
+    let site = Site::new().await;
+    let gone = Ask::Declare {
+        actor: "file".into(),
+        changes: vec![Change::Budget("everything-month".into(), None)],
+        openings: vec![],
+        reason: None,
+    };
+    site.web.ledger.submit(gone).await.unwrap();
+    let page = site.get("/budgets").await;
+    // Eleven calls on the busiest days, 0.135802458 in all: a third more, to the cent above.
+    assert!(page.text.contains("name=\"limit\" value=\"0.18\""), "{}", page.text);
+    let body = format!(
+        "csrf={}&id=everything-day&limit=0.18&unit=limit_usd&period=day&enforcement=alert&thresholds=80,+100",
+        page.csrf()
+    );
+    let made = send(&site.router, form("/budgets", &body, &site.cookie)).await;
+    assert_eq!(made.status, StatusCode::SEE_OTHER, "{}", made.text);
+    assert_eq!(site.web.ledger.catalogue().budgets["everything-day"].enforcement, Enforcement::Alert);
 }

@@ -481,3 +481,62 @@ async fn a_pause_survives_an_apply_and_a_restart() {
     assert_eq!(json!(after), before);
     ledger.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_sees_what_its_key_service_run_and_budgets_have_used_hold_and_have_left() {
+    use weighbridge::domain::{Budget, Change, Dimension};
+    let budget = |id: &str, pairs: &[(Dimension, &str)]| {
+        let Change::Budget(_, Some(plain)) = hard_budget(id, "2") else { unreachable!() };
+        let matches = pairs.iter().map(|(d, v)| (*d, (*v).to_owned())).collect();
+        Change::Budget(id.into(), Some(Budget { matches, ..plain }))
+    };
+    let changes = vec![
+        budget("all", &[]),
+        budget("own", &[(Dimension::Service, "svc")]),
+        budget("own-other-model", &[(Dimension::Service, "svc"), (Dimension::Model, "gpt-*")]),
+        budget("other", &[(Dimension::Service, "other")]),
+    ];
+    let app = start(Setup { changes, ..Setup::default() }).await;
+    let run = |name: &str| format!("wb-run: {name}\r\n");
+    for name in ["r-1", "r-1", "r-2"] {
+        app.upstream.next(upstream::json(&crate::support::chat_answer(1_000, 500)));
+        let answer = app.client().post_with(CHAT, &run(name), chat_request(r#","max_tokens":600"#).as_bytes()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let go = Arc::new(Notify::new());
+    app.upstream.next(paused_chat(&go));
+    let request = chat_request(r#","stream":true,"max_tokens":1000"#);
+    let begun = begin(&app.client(), CHAT, &run("r-1"), &request, "how are you?").await;
+    let hold = running(&app).await["calls"][0]["hold_usd"].clone();
+
+    let ask = app.client().head("GET", "/wb/v1/spend", &run("r-1"), 0);
+    let spend = app.client().raw(&ask).await.json();
+    for of in ["key", "service"] {
+        let sum = &spend["spent"][of];
+        assert_eq!((&sum["month"]["cost_usd"], &sum["today"]["calls"]), (&json!("0.006"), &json!(3)), "{spend}");
+        assert_eq!((&sum["running"], &sum["held_usd"]), (&json!(1), &hold), "{spend}");
+    }
+    let of_run = &spend["spent"]["run"];
+    assert_eq!(
+        (&of_run["id"], &of_run["month"]["cost_usd"], &of_run["today"]["calls"]),
+        (&json!("r-1"), &json!("0.004"), &json!(2))
+    );
+    assert_eq!(app.client().get("/wb/v1/spend").await.json()["spent"]["run"], Value::Null, "it named none");
+
+    let rows: Vec<&str> = spend["budgets"].as_array().unwrap().iter().map(|b| b["budget"].as_str().unwrap()).collect();
+    assert_eq!(rows, ["all", "own", "own-other-model"], "those of others are not its business");
+    let own = &spend["budgets"][1];
+    let held = usd(hold.as_str().unwrap());
+    let left = Money(usd("2").0 - usd("0.006").0 - held.0).to_string();
+    assert_eq!((&own["limit_usd"], &own["spent_usd"], &own["held_usd"]), (&json!("2"), &json!("0.006"), &hold));
+    assert_eq!((&own["remaining_usd"], &own["percent"], &own["shared"]), (&json!(left), &json!(0), &json!(false)));
+    assert!(own["resets_at"].as_str().unwrap().ends_with("-01T00:00:00.000000Z"), "{own}");
+    let shared = &spend["budgets"][0];
+    assert_eq!(
+        (&shared["remaining_usd"], &shared["shared"], &shared["spent_usd"]),
+        (&json!(left), &json!(true), &Value::Null)
+    );
+    assert_eq!(spend["budgets"][2]["only"], json!(["model=gpt-*"]));
+    go.notify_one();
+    begun.end().await;
+}
