@@ -57,8 +57,10 @@ fn is_version(part: &str) -> bool {
 
 /// The dialect of a path without a provider's prefix.
 fn natural(path: &str, headers: &HeaderMap) -> &'static dyn Dialect {
-    let (version, rest) = match path[1..].split_once('/') {
-        Some((version, _)) if is_version(version) => (version, &path[1 + version.len()..]),
+    // A target may be without a path at all: `*`, or another server's name alone.
+    let bare = path.strip_prefix('/').unwrap_or_default();
+    let (version, rest) = match bare.split_once('/') {
+        Some((version, _)) if is_version(version) => (version, &bare[version.len()..]),
         _ => ("", path),
     };
     let is = |name: &str| rest == name || rest.strip_prefix(name).is_some_and(|r| r.starts_with('/'));

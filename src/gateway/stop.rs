@@ -34,9 +34,14 @@ impl InFlight {
         if call.completed_at.is_some() {
             return Err(NotStopped::Ended(id));
         }
-        if self.get(id).is_none() {
-            let job = ledger.running().iter().any(|open| open.call == id && open.job);
-            return Err(if job { NotStopped::Job(id) } else { NotStopped::Ended(id) });
+        // Between its admission and its first step a call is on record and not yet under way here.
+        let by = Instant::now() + PATIENCE;
+        while self.get(id).is_none() {
+            match ledger.running().iter().find(|open| open.call == id) {
+                Some(open) if open.job => return Err(NotStopped::Job(id)),
+                Some(_) if Instant::now() < by => tokio::time::sleep(LOOK).await,
+                _ => return Err(NotStopped::Ended(id)),
+            }
         }
         let request = Request::Admin {
             actor: actor.to_owned(),
