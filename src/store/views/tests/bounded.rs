@@ -248,7 +248,6 @@ fn a_file_that_is_removed_under_way_is_built_anew_while_serving() {
     views.committed(made.block(0));
     settled_in(&views, &made);
     let file = dir.path().join(FILE);
-    let old = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&file).unwrap());
     std::fs::remove_file(&file).unwrap();
     // Somebody goes on calling, and looking.
     let anew = (0..20_000).any(|_| {
@@ -257,10 +256,9 @@ fn a_file_that_is_removed_under_way_is_built_anew_while_serving() {
         views.committed(made.block(from));
         let _ = views.totals();
         views.wait_for(made.len(), Duration::from_millis(20));
-        let there = std::fs::metadata(&file).map(|meta| std::os::unix::fs::MetadataExt::ino(&meta));
-        there.is_ok_and(|now| now != old) && views.applied() > 0
+        file.exists() && views.applied() > 0
     });
-    assert!(anew, "the file is still the old one");
+    assert!(anew, "nothing has taken the place of the file");
     settled_in(&views, &made);
     assert_eq!(all(&views), whole(&made));
     assert_eq!(check(&views, None, &made.journal()).unwrap().difference, None);
