@@ -56,30 +56,31 @@ def main():
         return process, log
 
     try:
-        sandbox, gateway, web = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        sandbox, gateway, web, vendors = (f"127.0.0.1:{free_port()}" for _ in range(4))
         keys = {"APP_KEY": new_key(binary), "BROKE_KEY": new_key(binary), "BAD_KEY": new_key(binary)}
         text = (HERE / "weighbridge.toml").read_text()
         values = {"GATEWAY": gateway, "WEB": web, "DATA": str(folder / "data"), "OPERATOR": secrets.token_hex(20),
-                  "SANDBOX": f"http://{sandbox}", **keys}
+                  "SANDBOX": f"http://{sandbox}", "VENDORS": f"http://{vendors}", **keys}
         for name, value in values.items():
             text = text.replace(f"@{name}@", value)
         config = folder / "weighbridge.toml"
         config.write_text(text)
         start("sandbox", "demo", "--sandbox-only", "--fast", "--listen", sandbox)
+        processes.append(subprocess.Popen([python, str(HERE / "vendors.py"), vendors.rsplit(":", 1)[1]]))
         process, log = start("serve", "serve", "--config", str(config))
         wait_until_ready(f"http://{gateway}/readyz", process, log)
         environment = {**os.environ, "WB_GATEWAY": f"http://{gateway}", "PYTHONPATH": str(HERE),
                        **{f"WB_{name}": value for name, value in keys.items()}}
         # Settings of whoever runs this must not lead the SDKs elsewhere.
         for name in list(environment):
-            if name.startswith(("OPENAI_", "ANTHROPIC_")) or name.lower().endswith("_proxy"):
+            if name.startswith(("OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "AWS_", "COHERE_", "CO_API", "OLLAMA_", "AZURE_")) or name.lower().endswith("_proxy"):
                 del environment[name]
         passed = failed = 0
         # Node finds packages from where a script lies.
         for script in HERE.glob("*.mjs"):
             shutil.copy(script, node_folder)
         for command in ([python, str(HERE / "transport.py")], [python, str(HERE / "openai_sdk.py")],
-                        [python, str(HERE / "anthropic_sdk.py")], ["node", str(Path(node_folder) / "openai_sdk.mjs")],
+                        [python, str(HERE / "anthropic_sdk.py")], [python, str(HERE / "native_sdks.py")], ["node", str(Path(node_folder) / "openai_sdk.mjs")],
                         ["node", str(Path(node_folder) / "anthropic_sdk.mjs")]):
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
             lines = done.stdout.splitlines()
