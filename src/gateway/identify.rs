@@ -83,7 +83,6 @@ impl Gateway {
         let silent = silent && credential.workflow().is_none() && credential.run().is_none();
         if silent && let Some(who) = snapshot.silent(&credential, &service, None) {
             ticket.who = Some(who.clone());
-            mandatory(&service, &who, &ticket.claimed)?;
             return Ok(Caller { credential, service, who, silent });
         }
         let pseudonym = |name: &str| self.pseudonym(service.tenant.as_deref(), name);
@@ -104,7 +103,6 @@ impl Gateway {
         let who = Arc::new(who);
         claimed.append(&mut ticket.claimed);
         (ticket.who, ticket.claimed) = (Some(who.clone()), claimed);
-        mandatory(&service, &who, &ticket.claimed)?;
         Ok(Caller { credential, service, who, silent: false })
     }
 
@@ -187,7 +185,7 @@ fn note_claims(ticket: &mut Ticket, shown: &[(String, String)]) {
 }
 
 /// Refuses a call that does not say what every call of its service must: budgets may rest on it.
-fn mandatory(service: &Service, who: &Attribution, claimed: &Claimed) -> Result<(), Refused> {
+pub(super) fn mandatory(service: &Service, who: &Attribution, claimed: &Claimed) -> Result<(), Refused> {
     let Some(field) = attribute::missing(service, who, claimed) else { return Ok(()) };
     let (id, header) = (&service.id, field.replace('_', "-"));
     let message = format!(

@@ -213,6 +213,8 @@ impl Gateway {
         if let Route::Own(path) = &route {
             return Box::pin(self.own(&caller, &head, path, snapshot)).await.map(Prepared::Answer);
         }
+        // Reading one's own receipts needs no more than the credential.
+        identify::mandatory(&caller.service, &caller.who, &ticket.claimed)?;
         refuse_upgrade(&head.headers)?;
         let place = self.inner.under_way.clone().try_acquire_owned().map_err(|_| full())?;
         let body =
