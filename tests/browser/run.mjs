@@ -459,6 +459,8 @@ try {
   await page.goto("/calls?range=30d&outcome=refused");
   const refused = page.locator('.region tbody th a[href^="/calls/"]').first();
   const refusal = (await refused.count()) ? await refused.getAttribute("href") : "/help/budget_exceeded";
+  await page.goto("/budgets");
+  const budget = await page.locator('main a[href^="/budgets/"]:not([href="/budgets/new"])').first().getAttribute("href");
   await ctx.close();
   const pages = {
     "overview": "/",
@@ -469,6 +471,13 @@ try {
     "receipt": receipt,
     "refusal": refusal,
     "budgets": "/budgets",
+    "budget": budget,
+    "new budget": "/budgets/new",
+    "in flight": "/calls/running",
+    "emergency": "/emergency",
+    "policies": "/policies",
+    "policy tried out": "/policies/simulate",
+    "new policy": "/policies/new",
     "alerts": "/alerts",
     "alerts of nothing": "/alerts?budget=nothing-of-that-name",
     "channels": "/alerts/channels",
